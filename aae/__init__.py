@@ -1,0 +1,1 @@
+"""The work itself: connectors, storage, detection, reporting. Knows nothing of Prefect."""

@@ -1,0 +1,1 @@
+"""The shared tables: schema, migrations, and one module of functions per noun."""

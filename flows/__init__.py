@@ -1,0 +1,1 @@
+"""One scheduled job each: when and what, never how."""
