@@ -1,0 +1,55 @@
+# Two commands do everything: `make demo` and `make test`. The rest is for people who work on the code.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
+
+# The stamps hold the locks' contents: a second run sees nothing to do.
+$(VENV)/.runtime: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AAE Pipelines needs Python 3.11 or newer; set PYTHON=python3.x")'
+	@echo "Setting up the environment (once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	@echo "Setting up the test environment (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## Run the whole product once, on this machine, with nothing to install
+	@$(BIN)/aae demo
+
+.PHONY: up
+up: $(VENV)/.runtime ## The same, but stay up with schedules active and the Prefect UI open, until Ctrl-C
+	@$(BIN)/aae up
+
+.PHONY: test
+test: $(VENV)/.dev ## Run every test
+	@$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(VENV)/.dev ## Lint, format, types, architecture
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: lock
+lock: ## Resolve the dependencies anew (needs uv)
+	uv pip compile -q pyproject.toml --group build --group dev $(LOCK) -o requirements-dev.lock
+	uv pip compile -q pyproject.toml --group build -c requirements-dev.lock $(LOCK) -o requirements.lock
+LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock"
+
+.PHONY: clean
+clean: ## Remove everything this project made on this machine
+	rm -rf $(VENV) .aae .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
