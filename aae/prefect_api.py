@@ -1,0 +1,294 @@
+"""A small typed client of Prefect's REST API: what the command line asks and tells, without importing Prefect.
+
+Importing Prefect takes seconds; a status question should not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import httpx
+
+from aae.errors import Bug, Reauthorize, Retry
+
+FINAL_STATES: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+"""State types that a run does not leave by itself."""
+
+_ERROR: Final = 40
+"""Level of an error in Prefect's logs (Python's own number)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a deployment runs. ``cron`` is None for other kinds of schedule."""
+
+    cron: str | None
+    timezone: str
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A job as the server knows it; ``name`` is ``flow-name/deployment-name``."""
+
+    id: str
+    name: str
+    paused: bool
+    work_pool: str | None
+    schedules: tuple[Schedule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRun:
+    """One run of a job. Moments are aware, UTC; None where it has not come to that yet."""
+
+    id: str
+    name: str
+    deployment_id: str | None
+    state_type: str
+    state_name: str
+    message: str | None
+    scheduled_for: datetime | None
+    started: datetime | None
+    ended: datetime | None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended, well or badly."""
+        return self.state_type in FINAL_STATES
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it has ended well."""
+        return self.state_type == "COMPLETED"
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it ran, once it has ended."""
+        return (self.ended - self.started).total_seconds() if self.started and self.ended else None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A run on its way: ``share`` (0..1) is its progress artifact's, None where it has none."""
+
+    run: FlowRun
+    tasks_done: int
+    tasks_known: int
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that executes runs of a work pool; ``heartbeat`` (aware, UTC) is when it last said so."""
+
+    name: str
+    online: bool
+    heartbeat: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkPool:
+    """A work pool; a paused one hands out no runs."""
+
+    name: str
+    type: str
+    paused: bool
+
+
+class PrefectApi:
+    """Questions to one Prefect API, for instance ``http://127.0.0.1:4200/api``.
+
+    ``auth_string`` (``user:password``) and ``api_key`` are Prefect's own ways to log in. Every method may raise
+    ``Retry`` (no answer), ``Reauthorize`` (not allowed in) or ``Bug`` (an answer that we do not understand).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        auth_string: str | None = None,
+        api_key: str | None = None,
+        timeout: float = 10,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        user, _, password = (auth_string or "").partition(":")
+        self._client = httpx.Client(
+            base_url=f"{self.url}/",
+            headers=headers,
+            auth=(user, password) if auth_string else None,
+            timeout=timeout,
+            transport=transport,
+            # A loopback server is never behind a proxy; another may be.
+            trust_env=not self.url.startswith(("http://127.0.0.1", "http://localhost")),
+        )
+
+    def health(self) -> bool:
+        """Whether the server says that it is well."""
+        return bool(self._ask("GET", "health"))
+
+    def server_version(self) -> str:
+        """The server's Prefect version."""
+        return str(self._ask("GET", "admin/version"))
+
+    def deployment(self, name: str) -> Deployment | None:
+        """The deployment ``flow-name/deployment-name``; None if there is none."""
+        found = self._find("GET", f"deployments/name/{name}")
+        return None if found is None else _deployment(name, found)
+
+    def work_pool(self, name: str) -> WorkPool | None:
+        """The work pool of that name; None if there is none."""
+        found = self._find("GET", f"work_pools/{name}")
+        return None if found is None else WorkPool(found["name"], found["type"], bool(found["is_paused"]))
+
+    def workers(self, pool: str) -> list[Worker]:
+        """Every worker the pool has seen lately; none if there is no such pool."""
+        found = self._find("POST", f"work_pools/{pool}/workers/filter", {}) or []
+        return [Worker(w["name"], w.get("status") == "ONLINE", _moment(w.get("last_heartbeat_time"))) for w in found]
+
+    def run(self, run_id: str) -> FlowRun:
+        """One run, as it is now."""
+        return _flow_run(self._ask("GET", f"flow_runs/{run_id}"))
+
+    def create_run(self, deployment_id: str, parameters: Mapping[str, Any]) -> FlowRun:
+        """Ask for a run right now; a worker will take it."""
+        body = {"parameters": dict(parameters), "state": {"type": "SCHEDULED"}}
+        return _flow_run(self._ask("POST", f"deployments/{deployment_id}/create_flow_run", body))
+
+    def last_run(self, deployment_id: str) -> FlowRun | None:
+        """The deployment's run that started last, whatever became of it; None if it never ran."""
+        body = {
+            "deployments": {"id": {"any_": [deployment_id]}},
+            "flow_runs": {"start_time": {"is_null_": False}},
+            "sort": "START_TIME_DESC",
+            "limit": 1,
+        }
+        return next(iter(self._runs(body)), None)
+
+    def late_runs(self, deployment_id: str, before: datetime) -> list[FlowRun]:
+        """Runs that should have started before the aware moment ``before`` and still wait, oldest first."""
+        body = {
+            "deployments": {"id": {"any_": [deployment_id]}},
+            "flow_runs": {
+                "state": {"type": {"any_": ["SCHEDULED", "PENDING"]}},
+                "expected_start_time": {"before_": before.isoformat()},
+            },
+            "sort": "EXPECTED_START_TIME_ASC",
+            "limit": 20,
+        }
+        return self._runs(body)
+
+    def error_logs(self, run_id: str, limit: int = 5) -> list[str]:
+        """The run's last error messages, oldest first."""
+        body = {
+            "logs": {"flow_run_id": {"any_": [run_id]}, "level": {"ge_": _ERROR}},
+            "sort": "TIMESTAMP_DESC",
+            "limit": limit,
+        }
+        return [str(line["message"]) for line in reversed(self._ask("POST", "logs/filter", body))]
+
+    def set_paused(self, deployment_id: str, *, paused: bool) -> None:
+        """Stop or resume a deployment's schedules."""
+        self._ask("POST", f"deployments/{deployment_id}/{'pause_deployment' if paused else 'resume_deployment'}")
+
+    def progress(self, run_id: str) -> Progress:
+        """How far a run has come."""
+        this = {"flow_runs": {"id": {"any_": [run_id]}}}
+        done = {**this, "task_runs": {"state": {"type": {"any_": sorted(FINAL_STATES)}}}}
+        artifacts = {**this, "artifacts": {"type": {"any_": ["progress"]}}, "sort": "UPDATED_DESC", "limit": 1}
+        found = self._ask("POST", "artifacts/filter", artifacts)
+        return Progress(
+            run=self.run(run_id),
+            tasks_done=int(self._ask("POST", "task_runs/count", done)),
+            tasks_known=int(self._ask("POST", "task_runs/count", this)),
+            share=float(found[0]["data"]) / 100 if found and found[0]["data"] is not None else None,
+        )
+
+    def watch(
+        self, run_id: str, *, every: float = 0.5, pause: Callable[[float], None] = time.sleep
+    ) -> Iterator[Progress]:
+        """The run's progress again and again until it has ended; the last one given is final.
+
+        A server that does not answer for a moment is asked again; after twenty times in a row that is raised.
+        """
+        silent = 0
+        while True:
+            try:
+                progress = self.progress(run_id)
+            except Retry:
+                silent += 1
+                if silent == 20:
+                    raise
+            else:
+                silent = 0
+                yield progress
+                if progress.run.is_final:
+                    return
+            pause(every)
+
+    def _runs(self, body: dict[str, Any]) -> list[FlowRun]:
+        return [_flow_run(found) for found in self._ask("POST", "flow_runs/filter", body)]
+
+    def _ask(self, method: str, path: str, body: object = None) -> Any:
+        found = self._find(method, path, body)
+        if found is None and method == "GET":
+            raise Bug(f"Prefect's API at {self.url} knows nothing at /{path}.")
+        return found
+
+    def _find(self, method: str, path: str, body: object = None) -> Any:
+        """The answer; None where the API says that there is no such thing (404) or has nothing to say (204)."""
+        try:
+            response = self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise Retry(f"Prefect's API at {self.url} does not answer ({type(error).__name__}).") from None
+        if response.status_code in {404, 204}:
+            return None
+        if response.status_code in {401, 403}:
+            raise Reauthorize(
+                f"Prefect's API at {self.url} does not let us in: set PREFECT_API_AUTH_STRING or PREFECT_API_KEY."
+            )
+        if response.status_code >= 500 or response.status_code == 429:
+            raise Retry(f"Prefect's API at {self.url} answered {response.status_code} to /{path}.")
+        if not response.is_success:
+            raise Bug(f"Prefect's API at {self.url} answered {response.status_code} to /{path}: {response.text[:300]}")
+        try:
+            return response.json()
+        except ValueError:
+            raise Bug(f"What answers at {self.url} is not Prefect's API: check PREFECT_API_URL.") from None
+
+
+def _deployment(name: str, found: Mapping[str, Any]) -> Deployment:
+    schedules = tuple(
+        Schedule(
+            cron=one["schedule"].get("cron"),
+            timezone=one["schedule"].get("timezone") or "UTC",
+            active=bool(one["active"]),
+        )
+        for one in found["schedules"]
+    )
+    return Deployment(found["id"], name, bool(found["paused"]), found.get("work_pool_name"), schedules)
+
+
+def _flow_run(found: Mapping[str, Any]) -> FlowRun:
+    state = found.get("state") or {}
+    return FlowRun(
+        id=found["id"],
+        name=found["name"],
+        deployment_id=found.get("deployment_id"),
+        state_type=state.get("type") or "PENDING",
+        state_name=state.get("name") or "Pending",
+        message=state.get("message"),
+        scheduled_for=_moment(found.get("expected_start_time")),
+        started=_moment(found.get("start_time")),
+        ended=_moment(found.get("end_time")),
+    )
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

