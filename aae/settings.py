@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -128,6 +128,11 @@ class Settings(BaseSettings):
         repr=False,  # may hold a password
         description="redis://host:6379/0; empty: the embedded server on loopback (aae up)",
     )
+    results_url: Annotated[str, AfterValidator(_redis_url)] = Field(
+        "",
+        repr=False,
+        description="Redis database of Prefect's results, of its own; empty: the one after redis_url's number",
+    )
     encryption_keys: SecretStr = Field(
         SecretStr(""),
         description="id:base64-of-32-bytes, several separated by commas; the first encrypts, all decrypt. "
@@ -151,6 +156,14 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The database's URL: the one set, or SQLite in the state folder."""
         return self.database_url or f"sqlite:///{(self.state_dir / 'aae.db').absolute()}"
+
+    @property
+    def resolved_results_url(self) -> str:
+        """Where Prefect keeps the results of runs."""
+        if self.results_url or not self.redis_url:
+            return self.results_url
+        parts = urlsplit(self.redis_url)
+        return urlunsplit(parts._replace(path=f"/{int(parts.path.strip('/') or 0) + 1}"))
 
     @property
     def outbox_dir(self) -> Path:

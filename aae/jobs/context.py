@@ -1,0 +1,77 @@
+"""What a job needs around it, opened once and closed in order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+
+from sqlalchemy import Engine
+
+from aae.cache import Cache, SharedState
+from aae.errors import UserError
+from aae.model import Platform
+from aae.platforms import connectors
+from aae.platforms.base import Connector
+from aae.platforms.transport import Transport
+from aae.settings import Settings
+from aae.storage.engine import connect
+from aae.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The places where things are kept."""
+
+    settings: Settings
+    engine: Engine
+    cache: Cache
+    vault: Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Context(Stores):
+    """The same, with the ad platforms within reach."""
+
+    transport: Transport
+    connectors: Mapping[Platform, Connector]
+
+
+@cache
+def open_stores(settings: Settings) -> Stores:
+    """Database, cache and vault, opened once per process and settings.
+
+    Raises:
+        UserError: there is no cache to be had; the embedded one runs under ``aae up`` and ``aae demo``.
+    """
+    if not settings.redis_url:
+        raise UserError(
+            "There is no cache: set AAE_REDIS_URL to a Redis or Valkey server, or start the embedded one with 'aae up'."
+        )
+    return Stores(
+        settings=settings,
+        engine=connect(settings.resolved_database_url),
+        cache=Cache(settings.redis_url),
+        vault=Vault.from_settings(settings),
+    )
+
+
+@asynccontextmanager
+async def open_context(settings: Settings, clock: Callable[[], datetime]) -> AsyncIterator[Context]:
+    """The stores and a door to the platforms, closed at the end."""
+    stores = open_stores(settings)
+    state = SharedState(settings.redis_url, answer_ttl_seconds=settings.fetch.answer_ttl_seconds)
+    async with Transport(settings.fetch.request_timeout_seconds, clock=clock, store=state) as transport:
+        try:
+            yield Context(
+                settings=settings,
+                engine=stores.engine,
+                cache=stores.cache,
+                vault=stores.vault,
+                transport=transport,
+                connectors=connectors(settings, transport),
+            )
+        finally:
+            await state.close()

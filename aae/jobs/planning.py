@@ -1,0 +1,109 @@
+"""Which slices a fetch asks for. Pure: what was stored before goes in, what is owed comes out.
+
+One rule makes the first fetch, the regular one, the catching-up after downtime and the daily re-reading:
+a local day is *settled* once a fetch that covered it was stored after the day had ended. Asked for are
+
+- the recent days, always;
+- every day of the history window that is not settled;
+- once a day, the whole window in which the platform still restates its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from aae.model import Account, Granularity, Platform, Slice
+from aae.platforms.base import Connector, Rules
+from aae.settings import FetchSettings
+
+RESTATE_AFTER = time(12, 0, tzinfo=UTC)
+"""TikTok's daily correction is finished by 12:00 UTC; a restatement window read before it would miss it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWindow:
+    """Local days, both inclusive, that one fetch stored, when it finished (UTC), and in which run."""
+
+    since: date
+    until: date
+    finished_at: datetime
+    run_id: str | None = None
+
+    def covers(self, day: date) -> bool:
+        """Whether the day was part of it."""
+        return self.since <= day <= self.until
+
+
+def plan_account(
+    account: Account,
+    rules: Rules,
+    stored: Mapping[Granularity, Sequence[StoredWindow]],
+    settings: FetchSettings,
+    *,
+    now: datetime,
+    run_id: str | None = None,
+) -> list[Slice]:
+    """What this account owes at ``now``, newest days last; what ``run_id`` itself stored already is left out."""
+    today = account.local_day(now)
+    pieces: list[Slice] = []
+    for granularity, recent, history in (
+        (Granularity.DAILY, settings.recent_days, settings.first_days),
+        (Granularity.HOURLY, settings.hourly_days, settings.first_hourly_days),
+    ):
+        windows = stored.get(granularity, ())
+        wanted = set(_last(recent, today))
+        wanted.update(day for day in _last(history, today) if not _settled(day, account, windows))
+        if granularity is Granularity.DAILY and _restatement_due(today, rules, windows, now):
+            wanted.update(_last(rules.restatement_days, today))
+        done = [window for window in windows if run_id is not None and window.run_id == run_id]
+        wanted = {day for day in wanted if not any(window.covers(day) for window in done)}
+        pieces += to_slices(account.id, granularity, wanted, rules)
+    return pieces
+
+
+def plan_backfill(
+    accounts: Iterable[Account],
+    connectors: Mapping[Platform, Connector],
+    since: date,
+    until: date,
+    granularities: Sequence[Granularity] = tuple(Granularity),
+) -> list[Slice]:
+    """Every slice of the local days ``since`` to ``until``, both inclusive, whatever was stored before."""
+    days = {since + timedelta(days=n) for n in range((until - since).days + 1)}
+    return [
+        piece
+        for account in accounts
+        for granularity in granularities
+        for piece in to_slices(account.id, granularity, days, connectors[account.platform].rules)
+    ]
+
+
+def to_slices(account_id: int, granularity: Granularity, days: Iterable[date], rules: Rules) -> list[Slice]:
+    """The days as slices: runs of neighbouring days, none longer than the platform allows."""
+    longest = rules.slice_days[granularity]
+    runs: list[list[date]] = []
+    for day in sorted(days):
+        if runs and day - runs[-1][-1] == timedelta(days=1) and len(runs[-1]) < longest:
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    return [Slice(account_id, granularity, run[0], run[-1]) for run in runs]
+
+
+def _last(days: int, today: date) -> list[date]:
+    return [today - timedelta(days=n) for n in range(days)]
+
+
+def _settled(day: date, account: Account, windows: Sequence[StoredWindow]) -> bool:
+    ended = datetime.combine(day + timedelta(days=1), time(), tzinfo=account.zone)
+    return any(window.covers(day) and window.finished_at >= ended for window in windows)
+
+
+def _restatement_due(today: date, rules: Rules, windows: Sequence[StoredWindow], now: datetime) -> bool:
+    boundary = datetime.combine(now.astimezone(UTC).date(), RESTATE_AFTER)
+    if boundary > now:
+        boundary -= timedelta(days=1)
+    oldest = today - timedelta(days=rules.restatement_days - 1)
+    return not any(window.covers(oldest) and window.finished_at >= boundary for window in windows)

@@ -1,0 +1,175 @@
+"""Keeping one account's token alive, and telling its owner once when only they can help.
+
+A token is refreshed by its platform's own means. Three things can come out: it is good (perhaps new), it is dead
+for good, or nobody can tell right now. Only the second pauses the account, and only if the token is still the one we
+looked at: compare-and-set on ``token_version`` decides every race with a re-authorization or another worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from aae.errors import Reauthorize, Retry
+from aae.jobs.context import Context
+from aae.model import Account, AccountStatus, Token
+from aae.notify import messages
+from aae.platforms.base import TokenState
+from aae.storage import accounts, notifications
+
+EXPIRING_HOURS = 24.0
+"""A token that expires within this counts as failing (requirement 2.1)."""
+
+USABLE_HOURS = 10 / 60
+"""A fetch wants a token that outlives its first calls; Google's live one hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenResult:
+    """What came of one check. ``outcome`` is as in table ``token_refreshes``."""
+
+    account_id: int
+    account: str
+    name: str
+    platform: str
+    outcome: str
+    expires_at: datetime | None
+    detail: str | None = None
+
+
+async def check_account(
+    context: Context, account: Account, *, now: datetime, run_id: str | None, within_hours: float = EXPIRING_HOURS
+) -> TokenResult:
+    """Check one account's token, refresh it if it expires soon, and record what happened.
+
+    Raises:
+        Retry: nobody can tell right now; recorded, the account untouched, worth trying again.
+    """
+    with context.engine.connect() as connection:
+        token = accounts.read_token(connection, context.vault, account.id)
+    try:
+        checked = await context.connectors[account.platform].check_token(account, token, now, within_hours=within_hours)
+    except Reauthorize as error:
+        return declare_dead(context, account, token, error, now=now, run_id=run_id)
+    except Retry as error:
+        _log(context, account, token, "transient_failure", now=now, run_id=run_id, error=error)
+        raise
+    with context.engine.begin() as connection:
+        outcome, version = str(checked.state), token.version
+        if checked.state is TokenState.REFRESHED:
+            won = accounts.replace_token(
+                connection, context.vault, account.id, checked.token, expected_version=token.version, now=now
+            )
+            outcome, version = ("refreshed", token.version + 1) if won else ("lost_race", token.version)
+        accounts.log_refresh(
+            connection,
+            account_id=account.id,
+            at=now,
+            outcome=outcome,
+            token_version=version,
+            expires_at=checked.token.expires_at,
+            run_id=run_id,
+        )
+        recovered = _notice_recovery(connection, context, account, version, now=now, run_id=run_id)
+    return _result(account, "recovered" if recovered else outcome, checked.token.expires_at)
+
+
+async def usable_token(context: Context, account: Account, *, now: datetime, run_id: str | None) -> Token:
+    """The account's token, refreshed first if it would not outlive the next few minutes.
+
+    Raises:
+        Reauthorize: it is dead; the account is paused and its owner told.
+        Retry: it needs a refresh and the platform cannot be reached.
+    """
+    with context.engine.connect() as connection:
+        token = accounts.read_token(connection, context.vault, account.id)
+    if token.expires_at is None or (token.expires_at - now).total_seconds() > USABLE_HOURS * 3600:
+        return token
+    result = await check_account(context, account, now=now, run_id=run_id, within_hours=USABLE_HOURS)
+    if result.outcome == "permanent_failure":
+        raise Reauthorize(result.detail or "The account must be connected again.")
+    with context.engine.connect() as connection:
+        return accounts.read_token(connection, context.vault, account.id)
+
+
+def declare_dead(
+    context: Context, account: Account, token: Token, error: Reauthorize, *, now: datetime, run_id: str | None
+) -> TokenResult:
+    """Pause the account and tell its owner, once, in one transaction; unless its token has been replaced meanwhile."""
+    expired = token.expires_at is not None and token.expires_at <= now
+    status = AccountStatus.EXPIRED if expired else AccountStatus.REVOKED
+    with context.engine.begin() as connection:
+        if accounts.read_token(connection, context.vault, account.id).version != token.version:
+            return _result(account, "lost_race", None, "The account was connected again meanwhile.")
+        accounts.set_status(connection, account.id, status, str(error), now=now)
+        accounts.log_refresh(
+            connection,
+            account_id=account.id,
+            at=now,
+            outcome="permanent_failure",
+            token_version=token.version,
+            expires_at=token.expires_at,
+            error_code=error.code,
+            detail=str(error),
+            run_id=run_id,
+        )
+        note = messages.token_expired(
+            account, reason=str(error), token_version=token.version, public_url=context.settings.public_url
+        )
+        _notify(connection, account, note, now=now)
+    return _result(account, "permanent_failure", token.expires_at, str(error))
+
+
+def _notice_recovery(
+    connection: Connection, context: Context, account: Account, version: int, *, now: datetime, run_id: str | None
+) -> bool:
+    """The token works: if its owner had been told that it was dead, resume the account and say so, once."""
+    failed_version = accounts.last_failed_version(connection, account.id)
+    if failed_version is None:
+        return False
+    accounts.set_status(connection, account.id, AccountStatus.ACTIVE, None, now=now)
+    accounts.log_refresh(
+        connection, account_id=account.id, at=now, outcome="recovered", token_version=version, run_id=run_id
+    )
+    note = messages.token_recovered(account, token_version=failed_version, public_url=context.settings.public_url)
+    _notify(connection, account, note, now=now)
+    return True
+
+
+def _notify(connection: Connection, account: Account, note: messages.Notification, *, now: datetime) -> None:
+    (user,) = accounts.list_users(connection, ids=[account.user_id], active_only=False)
+    notifications.add(
+        connection,
+        user_id=account.user_id,
+        kind=note.kind,
+        urgency=note.urgency,
+        title=note.title,
+        message=note.message,
+        data=note.data,
+        dedupe_key=note.dedupe_key,
+        wants_email=messages.wants_email(user.preferences, note),
+        now=now,
+    )
+
+
+def _log(
+    context: Context, account: Account, token: Token, outcome: str, *, now: datetime, run_id: str | None, error: Retry
+) -> None:
+    with context.engine.begin() as connection:
+        accounts.log_refresh(
+            connection,
+            account_id=account.id,
+            at=now,
+            outcome=outcome,
+            token_version=token.version,
+            expires_at=token.expires_at,
+            error_code=error.code,
+            detail=str(error),
+            run_id=run_id,
+        )
+
+
+def _result(account: Account, outcome: str, expires_at: datetime | None, detail: str | None = None) -> TokenResult:
+    return TokenResult(account.id, str(account), account.name, account.platform, outcome, expires_at, detail)

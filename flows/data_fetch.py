@@ -1,0 +1,39 @@
+"""Every six hours: bring performance data from Meta, TikTok and Google into the shared tables and the cache."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+from prefect import flow
+from prefect.states import State
+
+from aae.model import Platform
+from flows.naming import run_name
+from tasks.fetch import choose_accounts, conclude_fetch, fetch_accounts, show_fetch
+
+
+@flow(name="fetch-ad-data", flow_run_name=run_name("fetch"), persist_result=True, result_serializer="json")
+async def fetch_ad_data(
+    accounts: list[int] | None = None,
+    platforms: list[Platform] | None = None,
+    since: date | None = None,
+    until: date | None = None,
+    dry_run: bool = False,
+) -> State[Any]:
+    """Fetch ad performance for all active accounts, or some.
+
+    Without dates each account gets what it owes: the recent days, days that were missed, and once a day the whole
+    window in which its platform still changes past numbers. Fails, in words, if an account still owes data at the end.
+
+    Args:
+        accounts: Account ids (see `aae accounts list`); empty for all active accounts.
+        platforms: Only these platforms; empty for all.
+        since: First local day to fetch again, for a backfill.
+        until: Last local day to fetch again; today if only "since" is given.
+        dry_run: Only say what would be fetched; nothing is called or stored.
+    """
+    chosen = await choose_accounts(ids=accounts, only=platforms)
+    outcomes = await fetch_accounts(chosen, since, until, dry_run)
+    await show_fetch(outcomes)
+    return conclude_fetch(outcomes)

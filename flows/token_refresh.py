@@ -1,0 +1,33 @@
+"""Daily at 02:00 UTC: find tokens that expire within 24 hours or no longer work, and refresh them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.states import State
+
+from flows.naming import run_name
+from tasks.notify import deliver_notifications
+from tasks.tokens import check_tokens, choose_tokens, conclude_check, show_tokens
+
+
+@flow(name="check-token-expiry", flow_run_name=run_name("tokens"), persist_result=True, result_serializer="json")
+async def check_token_expiry(
+    accounts: list[int] | None = None, users: list[int] | None = None, within_hours: float = 24
+) -> State[Any]:
+    """Keep every ad account's authorization alive.
+
+    A token that expires soon is refreshed by its platform's own means, the others are probed. A dead one pauses its
+    account and its owner is told once; when they have connected it again, operations resume and they are told so.
+
+    Args:
+        accounts: Account ids; empty for all.
+        users: Only the accounts of these users; empty for all.
+        within_hours: Refresh what expires within this many hours.
+    """
+    chosen = await choose_tokens(accounts, users)
+    results = await check_tokens(chosen, within_hours)
+    await show_tokens(results)
+    await deliver_notifications()
+    return conclude_check(results)

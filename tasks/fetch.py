@@ -1,0 +1,164 @@
+"""The steps of fetching: choose the accounts, fetch each on its own, show what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import date
+from typing import Any
+
+from prefect.artifacts import (
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed, State
+
+from aae.errors import UserError
+from aae.jobs.fetch import DRIFT_ALARM, AccountOutcome, plan
+from aae.jobs.fetch import fetch_account as fetch
+from aae.jobs.planning import plan_backfill
+from aae.model import Account, Platform, Slice
+from aae.storage import accounts as account_table
+from tasks.limits import deadline, step
+from tasks.resources import clock, platforms, run_id, stores
+
+
+@step(name="choose-accounts", description="The active ad accounts that this run is about.")
+async def choose_accounts(
+    ids: list[int] | None = None, only: list[Platform] | None = None, users: list[int] | None = None
+) -> list[Account]:
+    """The accounts to work on, by the run's parameters; all active ones without any.
+
+    Raises:
+        UserError: an account was asked for by its id that does not exist or is not active.
+    """
+    with stores().engine.connect() as connection:
+        found = account_table.list_accounts(connection, ids=ids, platforms=only, user_ids=users)
+    missing = set(ids or ()) - {account.id for account in found}
+    if missing and not (only or users):
+        raise UserError(
+            f"No active account has the id {', '.join(map(str, sorted(missing)))}; see 'aae accounts list'."
+        )
+    return found
+
+
+@step(
+    name="fetch-account",
+    run_name="fetch {account}",
+    description="Everything one ad account owes: entities, metrics by day and by hour, reconciled and published.",
+)
+async def fetch_account(account: Account, since: date | None, until: date | None, dry_run: bool) -> Any:
+    """One account's outcome, as data; a failed state that carries it if the account still owes numbers."""
+    log = get_run_logger()
+    async with platforms() as context:
+        pieces = _override(account, since, until, context.connectors)
+        if dry_run:
+            pieces = pieces or plan(
+                context, account, context.connectors[account.platform], now=clock(), run_id=run_id()
+            )
+            for piece in pieces:
+                log.info("would fetch %s %s", account, piece)
+            return AccountOutcome(
+                account.id, str(account), account.name, account.platform, "planned", slices=len(pieces)
+            )
+        outcome = await fetch(
+            context,
+            account,
+            clock=clock,
+            run_id=run_id(),
+            pieces=pieces,
+            deadline=deadline(),
+        )
+    log.info("%s %s: %s rows, %s calls, %.1f s", account, outcome.outcome, outcome.rows, outcome.calls, outcome.seconds)
+    if outcome.drift is not None and outcome.drift > DRIFT_ALARM:
+        log.warning("%s: sums are %.2f %% from the platform's own totals", account, outcome.drift * 100)
+    return outcome if outcome.outcome == "stored" else Failed(message=outcome.detail, data=outcome)
+
+
+async def fetch_accounts(
+    chosen: Sequence[Account], since: date | None, until: date | None, dry_run: bool
+) -> list[AccountOutcome]:
+    """Fetch all of them, some at a time; whatever happens to one, the others go on."""
+    gate = asyncio.Semaphore(stores().settings.fetch.accounts_at_once)
+    outcomes: list[AccountOutcome] = []
+    progress = await acreate_progress_artifact(0.0, key="fetch-progress", description=_progress([], chosen))
+
+    async def one(account: Account) -> None:
+        async with gate:
+            state: State[Any] = await fetch_account(account, since, until, dry_run, return_state=True)
+        outcomes.append(await _outcome(account, state))
+        await aupdate_progress_artifact(progress, 100 * len(outcomes) / len(chosen), _progress(outcomes, chosen))
+
+    await asyncio.gather(*(one(account) for account in chosen))
+    return sorted(outcomes, key=lambda outcome: outcome.account_id)
+
+
+@step(name="show-fetch", description="A table of what this run brought, per account.")
+async def show_fetch(outcomes: list[AccountOutcome]) -> None:
+    """Write the table artifact ``ad-data-fetch``."""
+    await acreate_table_artifact(
+        key="ad-data-fetch",
+        description="Accounts of this fetch: rows stored, changes to earlier numbers, API calls, what is owed and why.",
+        table=[_row(outcome) for outcome in outcomes],
+    )
+
+
+def conclude_fetch(outcomes: Sequence[AccountOutcome]) -> State[Any]:
+    """The run's final state: failed if numbers are still owed, with the reason in words."""
+    owing = [outcome for outcome in outcomes if outcome.owes]
+    rows, calls = sum(o.rows for o in outcomes), sum(o.calls for o in outcomes)
+    data = {"accounts": len(outcomes), "rows": rows, "calls": calls, "outcomes": [asdict(o) for o in outcomes]}
+    if owing:
+        reasons = "; ".join(f"{outcome.account} {outcome.outcome}: {outcome.detail}" for outcome in owing[:5])
+        return Failed(message=f"{len(owing)} of {len(outcomes)} accounts still owe data. {reasons}", data=data)
+    kinds = Counter(outcome.outcome for outcome in outcomes)
+    told = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+    return Completed(message=f"{len(outcomes)} accounts ({told or 'none'}), {rows} rows, {calls} API calls", data=data)
+
+
+def _override(account: Account, since: date | None, until: date | None, connectors: Any) -> list[Slice] | None:
+    """The slices of an explicit date range, or None for the regular plan."""
+    if since is None and until is None:
+        return None
+    today = account.local_day(clock())
+    first = since or until or today
+    last = min(until or today, today)
+    if last < first:
+        raise UserError(f"The range {first} to {until or today} is empty or lies in the future for {account}.")
+    return plan_backfill([account], connectors, first, last)
+
+
+async def _outcome(account: Account, state: State[Any]) -> AccountOutcome:
+    """What a step ended with, also if it ended badly."""
+    result = await state.aresult(raise_on_failure=False)
+    if isinstance(result, AccountOutcome):
+        return result
+    return AccountOutcome(
+        account.id, str(account), account.name, account.platform, "failed", owed=1, detail=state.message or str(result)
+    )
+
+
+def _progress(outcomes: Sequence[AccountOutcome], chosen: Sequence[Account]) -> str:
+    rows = sum(outcome.rows for outcome in outcomes)
+    return f"{len(outcomes)} of {len(chosen)} accounts, {rows} rows"
+
+
+def _row(outcome: AccountOutcome) -> dict[str, Any]:
+    return {
+        "account": outcome.account,
+        "name": outcome.name,
+        "outcome": outcome.outcome,
+        "rows": outcome.rows,
+        "new": outcome.inserted,
+        "changed": outcome.updated,
+        "withdrawn": outcome.deleted,
+        "API calls": outcome.calls,
+        "drift %": None if outcome.drift is None else round(outcome.drift * 100, 3),
+        "owed": outcome.owed,
+        "seconds": outcome.seconds,
+        "remark": outcome.detail or "",
+    }

@@ -1,0 +1,128 @@
+"""What every step gets: retries by meaning, a soft and a hard time limit, results that are data.
+
+The numbers are the customer's from Celery (``max_retries=3``, 300 s apart, limits of 3300 and 3600 s) and can be set
+(``AAE_LIMITS__...``). Each limit counts per attempt:
+
+- **soft**: the step asks :func:`deadline` between two pieces of work, keeps what is done and says that it stopped.
+- **hard**: Prefect cancels the attempt, which a waiting coroutine feels at once, and the attempt counts as failed.
+- **last resort**: code that cannot be cancelled (a C call, a loop that never awaits) is ended with its process by a
+  timer inside the interpreter that needs neither the GIL nor the event loop; every stack is written to stderr first.
+  This is why all steps are coroutines in one process, and not child processes: one mechanism covers them all, and a
+  retry that waits costs a coroutine, not a worker.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from itertools import count
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.client.schemas import TaskRun
+from prefect.states import State
+
+from aae.deadline import NEVER, Deadline
+from aae.errors import Bug, Reauthorize, Skip, UserError
+from aae.settings import load
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LIMITS = load().limits
+GRACE_SECONDS = 10.0
+"""How long after the hard limit a process that ignores its cancellation is left alive."""
+
+_deadline: ContextVar[Deadline] = ContextVar("deadline", default=NEVER)
+
+
+def deadline() -> Deadline:
+    """The soft limit of the attempt that is running."""
+    return _deadline.get()
+
+
+def step(
+    *, name: str, run_name: str | None = None, description: str, tags: set[str] | None = None
+) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Task[P, Coroutine[Any, Any, R]]]:
+    """Make a coroutine function a Prefect task with the guarantees above.
+
+    ``run_name`` is a template over the parameters, shown in the UI.
+    """
+
+    def decorate(function: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, Coroutine[Any, Any, R]]:
+        @wraps(function)
+        async def attempt(*args: P.args, **kwargs: P.kwargs) -> R:
+            mark = _deadline.set(Deadline(LIMITS.soft_seconds))
+            try:
+                with watchdog.guard(LIMITS.hard_seconds + GRACE_SECONDS):
+                    return await function(*args, **kwargs)
+            finally:
+                _deadline.reset(mark)
+
+        return task(
+            name=name,
+            task_run_name=run_name,
+            description=description,
+            tags=tags,
+            retries=LIMITS.retries,
+            retry_delay_seconds=LIMITS.retry_delay_seconds,
+            retry_condition_fn=worth_retrying,
+            timeout_seconds=LIMITS.hard_seconds,
+            persist_result=True,
+            result_serializer="json",
+        )(attempt)
+
+    return decorate
+
+
+async def worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Retry everything but what repeating cannot mend.
+
+    A step that fails with data instead of an exception says so itself by a field ``retry``.
+    """
+    if isinstance(state.data, BaseException):
+        return not isinstance(state.data, Reauthorize | Skip | Bug | UserError)
+    return bool(getattr(state.data, "retry", True))
+
+
+class Watchdog:
+    """Ends the process when one of several guarded pieces of work outlives its limit.
+
+    The interpreter has one such timer, so it is always set to the earliest end.
+    """
+
+    def __init__(self, arm: Callable[[float], None] | None = None, disarm: Callable[[], None] | None = None) -> None:
+        self._arm = arm or _arm_faulthandler
+        self._disarm = disarm or faulthandler.cancel_dump_traceback_later
+        self._ends: dict[int, float] = {}
+        self._numbers = count()
+
+    @contextmanager
+    def guard(self, seconds: float) -> Iterator[None]:
+        """Within this block, ``seconds`` may pass."""
+        number = next(self._numbers)
+        self._ends[number] = time.monotonic() + seconds
+        self._set()
+        try:
+            yield
+        finally:
+            del self._ends[number]
+            self._set()
+
+    def _set(self) -> None:
+        if self._ends:
+            self._arm(max(0.001, min(self._ends.values()) - time.monotonic()))
+        else:
+            self._disarm()
+
+
+def _arm_faulthandler(seconds: float) -> None:
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
+
+
+watchdog = Watchdog()

@@ -1,0 +1,21 @@
+"""Delivering what the jobs have to say: the outbox, emptied by whoever is alive."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prefect.logging import get_run_logger
+
+from aae.notify.outbox import deliver_pending
+from tasks.limits import step
+from tasks.resources import clock, stores
+
+
+@step(name="deliver-notifications", description="Send what waits in the outbox, each message once.")
+async def deliver_notifications() -> int:
+    """How many e-mails went out."""
+    shared = stores()
+    delivered = await asyncio.to_thread(deliver_pending, shared.engine, shared.settings, clock=clock)
+    log = get_run_logger()
+    log.info("%s e-mails sent, %s failed", delivered.sent, delivered.failed)
+    return delivered.sent

@@ -1,0 +1,98 @@
+"""The steps of the token check: choose the tokens, check each, show their states."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from prefect.artifacts import acreate_table_artifact
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed, State
+
+from aae.jobs import tokens
+from aae.jobs.tokens import TokenResult
+from aae.model import Account
+from aae.storage import accounts as account_table
+from tasks.limits import step
+from tasks.resources import clock, platforms, run_id, stores
+
+CHECKS_AT_ONCE = 16
+
+
+@step(name="choose-tokens", description="The accounts whose tokens are worth checking.")
+async def choose_tokens(ids: list[int] | None, users: list[int] | None) -> list[Account]:
+    """Active accounts, and paused ones whose owner has connected them again since."""
+    with stores().engine.connect() as connection:
+        return account_table.accounts_to_check(connection, ids=ids, user_ids=users)
+
+
+@step(
+    name="check-token",
+    run_name="check {account}",
+    description="Probe or refresh one account's token by its platform's own means; pause the account if it is dead.",
+)
+async def check_token(account: Account, within_hours: float) -> TokenResult:
+    """One account's token, checked; a transient failure is raised and retried."""
+    async with platforms() as context:
+        result = await tokens.check_account(context, account, now=clock(), run_id=run_id(), within_hours=within_hours)
+    get_run_logger().info("%s: %s", account, result.outcome)
+    return result
+
+
+async def check_tokens(chosen: Sequence[Account], within_hours: float) -> list[TokenResult]:
+    """Check all of them, some at a time; whatever happens to one, the others go on."""
+    gate = asyncio.Semaphore(CHECKS_AT_ONCE)
+
+    async def one(account: Account) -> TokenResult:
+        async with gate:
+            state: State[Any] = await check_token(account, within_hours, return_state=True)
+        result = await state.aresult(raise_on_failure=False)
+        if isinstance(result, TokenResult):
+            return result
+        return TokenResult(
+            account.id, str(account), account.name, account.platform, "transient_failure", None, state.message
+        )
+
+    return list(await asyncio.gather(*(one(account) for account in chosen)))
+
+
+@step(name="show-tokens", description="A table of every token's state.")
+async def show_tokens(results: list[TokenResult]) -> None:
+    """Write the table artifact ``token-states``."""
+    await acreate_table_artifact(
+        key="token-states",
+        description="Every ad account's authorization after this check.",
+        table=[
+            {
+                "account": result.account,
+                "name": result.name,
+                "state": _WORDS[result.outcome],
+                "expires": result.expires_at.isoformat(timespec="minutes") if result.expires_at else "never",
+                "remark": result.detail or "",
+            }
+            for result in results
+        ],
+    )
+
+
+_WORDS = {
+    "still_valid": "valid",
+    "refreshed": "refreshed",
+    "recovered": "recovered",
+    "lost_race": "replaced meanwhile",
+    "permanent_failure": "authorization expired",
+    "transient_failure": "could not be checked",
+}
+
+
+def conclude_check(results: Sequence[TokenResult]) -> State[Any]:
+    """The run's final state: failed if some token could not be checked at all."""
+    counts = Counter(_WORDS[result.outcome] for result in results)
+    told = ", ".join(f"{number} {word}" for word, number in sorted(counts.items())) or "no accounts"
+    data = {"counts": dict(counts), "results": [asdict(result) for result in results]}
+    if any(result.outcome == "transient_failure" for result in results):
+        return Failed(message=f"Some tokens could not be checked; the next run tries again: {told}", data=data)
+    return Completed(message=f"{len(results)} tokens: {told}", data=data)
