@@ -1,0 +1,240 @@
+"""How the Graph API is addressed, paged and understood when it says no.
+
+Error codes and headers: Meta's Marketing API error reference, "Insights API error codes" and "Rate limiting" pages
+(2026). There is no Retry-After; usage headers say how much is left, and calling while blocked prolongs the block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+from aae.errors import AaeError, Bug, Reauthorize, Reduce, Skip, Throttled
+from aae.model import Platform
+from aae.platforms.reading import Reader
+from aae.platforms.transport import Answer, Blip, Call, Caller, Purpose, Transport, unjudged
+from aae.settings import MetaSettings
+
+read: Final = Reader(Platform.META)
+
+LARGEST_PAGE: Final = 500
+SMALLEST_PAGE: Final = 25
+"""Below this a smaller page no longer helps: it is the question that is too large."""
+
+_REAUTHORIZE: Final = frozenset({102, 190})
+_PERMISSION: Final = frozenset({3, 10, *range(200, 300)})
+_THROTTLED_APP: Final = frozenset({4, 32, 341})
+_THROTTLED_ACCOUNT: Final = frozenset({17, 368, 613, *range(80000, 80015)})
+_REDUCE: Final = frozenset({(100, 1487534), (100, 1504018), (2, 1504038)})
+_REQUEST: Final = frozenset({(2, 1504041), (2, 1504042)})
+_TRANSIENT: Final = frozenset({1, 2, 960})
+_TRANSIENT_PAIRS: Final = frozenset({(-2, 2490547)})
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The Graph API: one GET, one POST, and pages."""
+
+    settings: MetaSettings
+    transport: Transport
+
+    async def get(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        caller: Caller,
+        purpose: Purpose,
+        *,
+        fresh: bool = False,
+        secret_params: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """The object at ``path``, for instance ``act_1001/insights``."""
+        call = self._call("GET", path, caller, purpose, params=params, fresh=fresh, secret_params=secret_params)
+        return read.record((await self.transport.request(call)).data, "an answer")
+
+    async def post(self, path: str, form: Mapping[str, str], caller: Caller, purpose: Purpose) -> dict[str, Any]:
+        """What posting ``form`` to ``path`` answers; never sent twice."""
+        call = self._call("POST", path, caller, purpose, form=form, fresh=True, repeatable=False)
+        return read.record((await self.transport.request(call)).data, "an answer")
+
+    async def pages(
+        self, path: str, params: Mapping[str, str], caller: Caller, purpose: Purpose
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        """Every page of rows that is not empty.
+
+        The end is a page without ``next``, never a short one: filtered pages may be empty in the middle. ``next``
+        itself is not followed, since it carries the token; its cursor is. A page that is too much is asked for in
+        halves.
+        """
+        limit, after, cursors = LARGEST_PAGE, "", set[str]()
+        while True:
+            asked = {**params, "limit": str(limit)} | ({"after": after} if after else {})
+            try:
+                page = await self.get(path, asked, caller, purpose)
+            except Reduce:
+                limit //= 2
+                if limit < SMALLEST_PAGE:
+                    raise
+                continue
+            if rows := read.records(page.get("data"), "data"):
+                yield rows
+            after = _cursor(page)
+            if not after:
+                return
+            if after in cursors:
+                raise read.bug("the same cursor twice")
+            cursors.add(after)
+
+    def _call(self, method: str, path: str, caller: Caller, purpose: Purpose, **more: Any) -> Call:
+        token = caller.token.get_secret_value()
+        secret_params = dict(more.pop("secret_params", None) or {})
+        if secret := self.settings.app_secret.get_secret_value():
+            secret_params["appsecret_proof"] = hmac.new(secret.encode(), token.encode(), hashlib.sha256).hexdigest()
+        return Call(
+            platform=Platform.META,
+            account=caller.account,
+            owner=caller.owner,
+            purpose=purpose,
+            method=method,
+            url=f"{self.settings.base_url}/{self.settings.version}/{quote(path)}",
+            judge=partial(judge, caller.account),
+            scopes=("meta:app", f"meta:account:{caller.account}"),
+            secret_headers={"Authorization": f"Bearer {token}"},
+            secret_params=secret_params,
+            **more,
+        )
+
+
+def judge(account: str, answer: Answer) -> dict[str, datetime]:
+    """What an answer means; ``account`` is the bare id it is about.
+
+    Returns the scopes whose usage is so high that they are left alone for a while.
+
+    Raises:
+        AaeError: see :func:`meaning`; HTTP 200 may carry an error too.
+    """
+    if isinstance(answer.data, dict) and isinstance(error := answer.data.get("error"), dict):
+        raise meaning(error, account, answer)
+    if answer.status == 401:
+        raise Reauthorize("Meta no longer accepts this token.", code="401")
+    unjudged(Platform.META, answer)
+    return _pauses_ahead(account, answer)
+
+
+def meaning(error: Mapping[str, Any], account: str, answer: Answer) -> AaeError:
+    """Meta's error object as one of ours."""
+    code, subcode = _integer(error.get("code")), _integer(error.get("error_subcode"))
+    name = f"{code}/{subcode}" if subcode is not None else str(code)
+    words = error.get("message")
+    text = words if isinstance(words, str) else ""
+    said = f"{answer.quote(text)} ({name})"
+    pair = (code, subcode)
+
+    # The first that holds decides; the order matters where a code means one thing with and another without its subcode.
+    kinds: tuple[tuple[type[AaeError], str, bool], ...] = (
+        (Reauthorize, "no longer accepts this token", code in _REAUTHORIZE),
+        (Reduce, "asks for less data", pair in _REDUCE or "reduce the amount of data" in text.lower()),
+        (Throttled, "asks for patience", code in _THROTTLED_APP or code in _THROTTLED_ACCOUNT),
+        (Bug, "does not understand the request", pair in _REQUEST),
+        (Blip, "hiccuped", error.get("is_transient") is True or code in _TRANSIENT or pair in _TRANSIENT_PAIRS),
+        (Blip, "hiccuped", "summary param" in text),
+        (Skip, "does not permit this", code in _PERMISSION or pair == (100, 33)),
+        (Skip, "does not permit this", code == 100 and "missing permission" in text.lower()),
+        (Blip, "hiccuped", answer.status >= 500),
+        (Bug, "refused the request", True),
+    )
+    kind, verb = next((kind, verb) for kind, verb, holds in kinds if holds)
+    if kind is Throttled:
+        scope = "meta:app" if code in _THROTTLED_APP else f"meta:account:{account}"
+        until = answer.pause(_regain(account, answer))
+        return Throttled(f"Meta {verb}: {said}", until=until, scope=scope, code=name)
+    return kind(f"Meta {verb}: {said}", code=name)
+
+
+def _integer(value: object) -> int | None:
+    if type(value) is int and abs(value) < 10**12:
+        return value
+    if isinstance(value, str) and len(value) <= 12 and value.isascii() and value.removeprefix("-").isdigit():
+        return int(value)
+    return None
+
+
+def _cursor(page: Mapping[str, Any]) -> str:
+    """The cursor of the next page, or "" on the last, which still has cursors but no ``next``."""
+    paging = page.get("paging")
+    if paging is None:
+        return ""
+    following = read.record(paging, "paging").get("next")
+    if following is None:
+        return ""
+    cursors = paging.get("cursors")
+    after = cursors.get("after") if isinstance(cursors, dict) else None
+    if after is None and isinstance(following, str):
+        after = _query_value(following, "after")
+    if not isinstance(after, str) or not 0 < len(after) <= 4096:
+        raise read.bug("a next page without a cursor")
+    return after.encode("utf-8", "replace").decode()
+
+
+def _query_value(url: str, name: str) -> str | None:
+    try:
+        return parse_qs(urlsplit(url).query, max_num_fields=100).get(name, [None])[0]
+    except ValueError:
+        return None
+
+
+# Usage headers. Percentages of what is allowed; regain times in minutes, reset times in seconds.
+
+
+def _usage(account: str, answer: Answer) -> Iterator[tuple[str, float, timedelta]]:
+    """Each usage that the headers tell: scope, percentage, and time until there is room again (0: unknown)."""
+    mine, none = f"meta:account:{account}", timedelta(0)
+    app = _header(answer, "x-app-usage")
+    yield "meta:app", max(map(_number, map(app.get, ("call_count", "total_time", "total_cputime")))), none
+    own = _header(answer, "x-ad-account-usage")
+    yield mine, _number(own.get("acc_id_util_pct")), timedelta(seconds=_number(own.get("reset_time_duration")))
+    insights = _header(answer, "x-fb-ads-insights-throttle")
+    yield "meta:app", _number(insights.get("app_id_util_pct")), none
+    yield mine, _number(insights.get("acc_id_util_pct")), none
+    entries = _header(answer, "x-business-use-case-usage").get(account)
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict):
+            used = max(map(_number, map(entry.get, ("call_count", "total_time", "total_cputime"))))
+            yield mine, used, timedelta(minutes=_number(entry.get("estimated_time_to_regain_access")))
+
+
+def _regain(account: str, answer: Answer) -> timedelta:
+    """How long a throttled caller waits: what the headers say, else 1 to 10 minutes, doubling each time in a row."""
+    told = max((regain for _, used, regain in _usage(account, answer) if used >= 85 or regain), default=timedelta(0))
+    return told or timedelta(seconds=min(60 * 2 ** min(answer.throttled_before, 4), 600))
+
+
+def _pauses_ahead(account: str, answer: Answer) -> dict[str, datetime]:
+    """Pause before being blocked: at 85 % for 2 minutes, at 95 % for 10 (the thresholds that Airbyte settled on)."""
+    pauses: dict[str, datetime] = {}
+    for scope, used, _ in _usage(account, answer):
+        if used >= 85:
+            until = answer.pause(timedelta(minutes=10 if used >= 95 else 2))
+            pauses[scope] = max(until, pauses.get(scope, until))
+    return pauses
+
+
+def _header(answer: Answer, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(answer.headers.get(name, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: object) -> float:
+    """A share of a quota or a duration, 0 if it is not one. Never money."""
+    sane = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1_000_000
+    return float(value) if sane else 0.0  # type: ignore[arg-type]

@@ -1,0 +1,477 @@
+"""The one door to the network: quick retries, throttle state, answer cache, call counting, redaction.
+
+A platform describes a request as a :class:`Call` and says what its answers mean with a :data:`Judge`; everything that
+is the same for all three platforms happens here. The door keeps three promises:
+
+- no exception and no log line that leaves it holds a secret, or an address that might hold one;
+- a scope that asked for patience is left alone, by every process that shares the state, until the moment it named;
+- an answer is bounded in size and time, and its numbers are exact (``int`` and ``Decimal``, never ``float``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import random
+import re
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from itertools import count
+from types import TracebackType
+from typing import Any, Final, NoReturn, Protocol, Self
+
+import httpx
+from pydantic import SecretStr
+
+from aae.errors import Bug, Reduce, Retry, Throttled
+from aae.model import Account, CallCounts, Platform, Token
+
+TRIES: Final = 3
+"""Tries of one request within one call: what is not over by then is left to the task's own retries."""
+
+TIMEOUT_TRIES: Final = 2
+"""The same for time-outs: TikTok blocks a request that times out three times in ten seconds."""
+
+NEAR: Final = timedelta(seconds=20)
+"""A pause that ends this soon is waited for; a longer one is raised, so that no worker slot sleeps through it."""
+
+LONGEST_PAUSE: Final = timedelta(hours=48)
+"""No platform's quota lasts longer; whatever asks for more is cut to this."""
+
+LARGEST_ANSWER: Final = 64 * 1024 * 1024
+"""Bytes, after decompression. A larger answer is a request to ask for less."""
+
+_BACKOFF_SECONDS: Final = 0.5
+_MESSAGE_LENGTH: Final = 200
+_TOKEN_LIKE: Final = re.compile(r"(?=[\w\-.|%=+/]*\d)(?=[\w\-.|%=+/]*[A-Za-z])[\w\-.|%=+/]{24,}")
+_HTTP_LOGGERS: Final = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy")
+
+
+class Purpose(StrEnum):
+    """Why a call is made; calls are counted by it."""
+
+    LISTING = "listing"
+    METRICS = "metrics"
+    TOTALS = "totals"
+    POLL = "poll"
+    AUTH = "auth"
+
+
+_REUSABLE: Final = frozenset({Purpose.LISTING, Purpose.METRICS, Purpose.TOTALS})
+
+
+class Blip(Retry):
+    """A hiccup that is worth a second try at once. Judges raise it; after the quick tries it is a plain ``Retry``."""
+
+    tries: int = TRIES
+
+
+class SharedState(Protocol):
+    """What all processes know together. Losing it loses time, never data.
+
+    Scopes are names such as ``meta:account:1001``; moments are aware UTC datetimes; bodies are bytes as received. The
+    implementation decides how long answers live.
+    """
+
+    async def blocked_until(self, scopes: Sequence[str]) -> dict[str, datetime]:
+        """The end of the pause of each of the scopes that has one."""
+
+    async def block(self, scope: str, until: datetime) -> None:
+        """Begin a pause, or lengthen it; never shorten it."""
+
+    async def get_answer(self, key: str) -> bytes | None:
+        """A body that was kept a short while ago."""
+
+    async def put_answer(self, key: str, body: bytes) -> None:
+        """Keep a body for a short while."""
+
+
+class LocalState:
+    """:class:`SharedState` within one process, bounded in memory (``largest`` bytes of answers; oldest leave first)."""
+
+    def __init__(
+        self, clock: Callable[[], datetime], *, answer_ttl_seconds: float = 0, largest: int = 64 * 1024 * 1024
+    ) -> None:
+        self._clock = clock
+        self._ttl = timedelta(seconds=answer_ttl_seconds)
+        self._largest = largest
+        self._pauses: dict[str, datetime] = {}
+        self._answers: OrderedDict[str, tuple[datetime, bytes]] = OrderedDict()
+        self._held = 0
+
+    async def blocked_until(self, scopes: Sequence[str]) -> dict[str, datetime]:
+        """The end of the pause of each of the scopes that has one."""
+        now = self._clock()
+        return {scope: until for scope in scopes if (until := self._pauses.get(scope, now)) > now}
+
+    async def block(self, scope: str, until: datetime) -> None:
+        """Begin a pause, or lengthen it; never shorten it."""
+        self._pauses[scope] = max(until, self._pauses.get(scope, until))
+
+    async def get_answer(self, key: str) -> bytes | None:
+        """A body that was kept a short while ago."""
+        kept = self._answers.get(key)
+        if kept is None or self._clock() - kept[0] >= self._ttl:
+            return None
+        return kept[1]
+
+    async def put_answer(self, key: str, body: bytes) -> None:
+        """Keep a body for a short while."""
+        if not self._ttl or len(body) > self._largest:
+            return
+        _, replaced = self._answers.pop(key, (None, b""))
+        self._answers[key] = (self._clock(), body)
+        self._held += len(body) - len(replaced)
+        while self._held > self._largest:
+            _, (_, oldest) = self._answers.popitem(last=False)
+            self._held -= len(oldest)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back.
+
+    ``data`` is the decoded JSON, or None if the body is not JSON (``is_json`` tells the difference from ``null``).
+    Header names are lower case. ``at`` is the aware moment it arrived; ``throttled_before`` counts the pauses that this
+    account's calls have met in a row, for platforms that want ever more patience.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    data: Any
+    is_json: bool
+    at: datetime
+    throttled_before: int = 0
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    def quote(self, text: object) -> str:
+        """A platform's own words, fit for a message: one short printable line without secrets."""
+        if not isinstance(text, str):
+            return "no message"
+        line = "".join(char if char.isprintable() and char.isascii() else " " for char in text[:2000])
+        for secret in self.secrets:
+            line = line.replace(secret, "***")
+        line = _TOKEN_LIKE.sub("***", line)
+        return " ".join(line.split())[:_MESSAGE_LENGTH] or "no message"
+
+    def pause(self, delay: timedelta) -> datetime:
+        """The moment ``delay`` after this answer, within reason."""
+        return self.at + min(max(delay, timedelta(seconds=1)), LONGEST_PAUSE)
+
+
+Judge = Callable[[Answer], Mapping[str, datetime]]
+"""What an answer means: raises one of ``aae.errors``, or returns the scopes to leave alone from now on (often none)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request, described so that nothing secret can leak from it.
+
+    ``account`` is the external id ("" where no single account is meant) and ``owner`` our own account row, so that
+    answers are never shared between tenants. ``scopes`` are the pauses that the call respects. Secrets travel only in
+    the three ``secret_`` fields; they are kept out of the cache key, of ``repr`` and of every message.
+    ``repeatable`` is False for what must not be sent twice; ``fresh`` asks past the answer cache.
+    """
+
+    platform: Platform
+    account: str
+    purpose: Purpose
+    method: str
+    url: str
+    judge: Judge
+    scopes: tuple[str, ...] = ()
+    owner: int | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] | None = None
+    body: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    secret_params: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret_form: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    repeatable: bool = True
+    fresh: bool = False
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret it carries, longest first; a bearer token also without its prefix."""
+        values = [*self.secret_params.values(), *self.secret_form.values(), *self.secret_headers.values()]
+        values += [value.removeprefix("Bearer ") for value in values]
+        return tuple(sorted({value for value in values if value}, key=len, reverse=True))
+
+    @property
+    def cache_key(self) -> str | None:
+        """Names the request without its secrets; None if its answer must not be reused."""
+        if self.fresh or self.owner is None or self.purpose not in _REUSABLE:
+            return None
+        parts = [
+            self.platform,
+            self.owner,
+            self.account,
+            self.method,
+            self.url,
+            sorted(self.params.items()),
+            sorted((self.form or {}).items()),
+            sorted(self.headers.items()),
+            self.body,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf calls are made: the account's external id ("" for none), our row of it, and what authorizes us.
+
+    ``login`` is the Google manager through which access goes.
+    """
+
+    token: SecretStr
+    account: str = ""
+    owner: int | None = None
+    login: str | None = None
+
+    @classmethod
+    def of(cls, account: Account, token: Token) -> Caller:
+        """The caller for one of our accounts."""
+        return cls(token.access, account.external_id, account.id, account.login_customer_id)
+
+
+@dataclass(slots=True)
+class _Streak:
+    """Pauses in a row: a throttle within a pause already begun is the same one."""
+
+    pauses: int = 0
+    until: datetime | None = None
+
+
+class Transport:
+    """The door. An async context manager that owns its connections.
+
+    ``client_timeout`` (seconds) bounds a whole request, body included. ``clock`` gives aware UTC datetimes. ``store``
+    is what processes share; without one, throttle state lives in this object and answers are not reused. ``handler``
+    replaces the network in tests.
+    """
+
+    def __init__(
+        self,
+        client_timeout: float,
+        clock: Callable[[], datetime],
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        store: SharedState | None = None,
+        *,
+        handler: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.clock = clock
+        self.sleep = sleep
+        self._timeout = client_timeout
+        self._store: SharedState = store if store is not None else LocalState(clock)
+        self._handler = handler
+        self._client: httpx.AsyncClient | None = None
+        self._calls: defaultdict[tuple[Platform, str], Counter[str]] = defaultdict(Counter)
+        self._streaks: defaultdict[tuple[Platform, str], _Streak] = defaultdict(_Streak)
+
+    async def __aenter__(self) -> Self:
+        _quiet_http_logs()
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(self._timeout, connect=min(10.0, self._timeout)),
+            transport=self._handler,
+            follow_redirects=False,  # a redirect would carry the token elsewhere
+            headers={"Accept": "application/json", "User-Agent": "aae-pipelines"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    def calls_for(self, account: Account) -> CallCounts:
+        """The requests sent for an account since this door was opened; reused answers are not requests."""
+        return CallCounts(dict(self._calls[account.platform, account.external_id]))
+
+    async def request(self, call: Call) -> Answer:
+        """Make the call and return its judged answer.
+
+        Raises:
+            Throttled: the platform asks for patience, now or by an earlier answer to any process.
+            Retry: it did not answer, or hiccuped through every quick try.
+            AaeError: whatever else the call's judge makes of the answer.
+        """
+        key = call.cache_key
+        if key is not None and (kept := await self._store.get_answer(key)) is not None:
+            return self._answer(call, 200, {}, kept)
+        for attempt in count(1):
+            await self._respect_pauses(call)
+            try:
+                answer, body = await self._send(call)
+                await self._judge(call, answer)
+                break
+            except Throttled as throttled:  # a pause that is over soon is waited for in the next round
+                if attempt >= TRIES or throttled.until - self.clock() > NEAR:
+                    raise
+            except Blip as blip:
+                if attempt >= blip.tries or not (call.repeatable or isinstance(blip, _NotSent)):
+                    raise
+                await self._back_off(attempt)
+        if key is not None:
+            await self._store.put_answer(key, body)
+        return answer
+
+    async def _respect_pauses(self, call: Call) -> None:
+        """Wait for a pause that is nearly over; raise a longer one."""
+        pauses = await self._store.blocked_until(call.scopes)
+        if not pauses:
+            return
+        scope, until = max(pauses.items(), key=lambda pause: pause[1])
+        left = until - self.clock()
+        if left > NEAR:
+            raise Throttled(
+                f"{_name(call)} asked for patience until {until:%Y-%m-%d %H:%M:%S} UTC.", until=until, scope=scope
+            )
+        if left > timedelta(0):
+            await self.sleep(left.total_seconds())
+
+    async def _judge(self, call: Call, answer: Answer) -> None:
+        """Let the platform say what its answer means, and remember the pauses it asks for."""
+        streak = self._streaks[call.platform, call.account]
+        try:
+            pauses = call.judge(answer)
+        except Throttled as throttled:
+            if streak.until is None or answer.at >= streak.until:
+                streak.pauses += 1
+                streak.until = throttled.until
+            await self._store.block(throttled.scope, throttled.until)
+            raise
+        streak.pauses, streak.until = 0, None
+        for scope, until in pauses.items():
+            await self._store.block(scope, until)
+
+    async def _back_off(self, attempt: int) -> None:
+        spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing
+        await self.sleep(_BACKOFF_SECONDS * 2 ** (attempt - 1) * spread)
+
+    async def _send(self, call: Call) -> tuple[Answer, bytes]:
+        """One request over the wire. Errors are re-made outside the ``except``: httpx's own may hold the address."""
+        if self._client is None:
+            raise RuntimeError("the transport is used outside its context")
+        self._calls[call.platform, call.account][call.purpose] += 1
+        problem: Retry | Bug
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._exchange(self._client, call)
+        except (TimeoutError, httpx.TimeoutException):
+            problem = _TimedOut(f"{_name(call)} did not answer within {self._timeout:g} s.", code="timeout")
+        except httpx.ConnectError:
+            problem = _NotSent(f"{_name(call)} could not be reached.", code="connect")
+        except httpx.TransportError as error:
+            problem = Blip(f"The connection to {_name(call)} broke ({type(error).__name__}).", code="connection")
+        except httpx.DecodingError:
+            problem = Blip(f"{_name(call)} sent a body that cannot be decompressed.", code="connection")
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            problem = Bug(f"The request to {_name(call)} cannot be made ({type(error).__name__}).")
+        raise problem
+
+    async def _exchange(self, client: httpx.AsyncClient, call: Call) -> tuple[Answer, bytes]:
+        form = {**(call.form or {}), **call.secret_form}
+        request = client.build_request(
+            call.method,
+            call.url,
+            params={**call.params, **call.secret_params},
+            headers={**call.headers, **call.secret_headers},
+            data=form or None,
+            json=call.body,
+        )
+        response = await client.send(request, stream=True)
+        try:
+            chunks, size = [], 0
+            async for chunk in response.aiter_bytes():
+                size += len(chunk)
+                if size > LARGEST_ANSWER:
+                    _too_large(call)
+                chunks.append(chunk)
+        finally:
+            await response.aclose()
+        body = b"".join(chunks)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return self._answer(call, response.status_code, headers, body), body
+
+    def _answer(self, call: Call, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+        data, is_json = _decode(body)
+        before = self._streaks[call.platform, call.account].pauses
+        return Answer(status, headers, data, is_json, self.clock(), before, call.secrets)
+
+
+class _TimedOut(Blip):
+    """No answer in time: the platform may have done it or not."""
+
+    tries = TIMEOUT_TRIES
+
+
+class _NotSent(Blip):
+    """It never reached the platform, so it may be sent again whatever it was."""
+
+
+def unjudged(platform: Platform, answer: Answer) -> None:
+    """What an answer means by its HTTP status alone, where the platform's own error was not found in it.
+
+    Raises:
+        Blip: a server's trouble, or a body that is not JSON (a proxy's page, a cut stream).
+        Throttled: 429, for a minute, doubling; the scope is the whole platform since nothing narrower is known.
+        Bug: any other status that is not a success.
+    """
+    name, status = platform.capitalize(), answer.status
+    if status >= 500:
+        raise Blip(f"{name} answered with HTTP {status}.", code=str(status))
+    if status == 429:
+        delay = timedelta(seconds=60 * 2 ** min(answer.throttled_before, 4))
+        raise Throttled(
+            f"{name} answered with HTTP 429.", until=answer.pause(delay), scope=f"{platform}:app", code="429"
+        )
+    if not 200 <= status < 300:
+        raise Bug(f"{name} answered with HTTP {status}.", code=str(status))
+    if not answer.is_json:
+        raise Blip(f"{name} sent something that is not JSON, or only a part of it.", code="not-json")
+
+
+def _decode(body: bytes) -> tuple[Any, bool]:
+    """Exact JSON: decimals as ``Decimal``. NaN, infinities, runaway nesting and cut bodies are not JSON."""
+    try:
+        return json.loads(body, parse_float=Decimal, parse_constant=_no_constant), True
+    except (ValueError, ArithmeticError, RecursionError):
+        return None, False
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _too_large(call: Call) -> NoReturn:
+    raise Reduce(f"{_name(call)} sent more than {LARGEST_ANSWER >> 20} MiB in one answer.", code="too-large")
+
+
+def _name(call: Call) -> str:
+    account = f" (account {call.account}, {call.purpose})" if call.account else f" ({call.purpose})"
+    return f"{call.platform.capitalize()}{account}"
+
+
+class _DropRequestLines(logging.Filter):
+    """httpx logs every address at INFO and httpcore every header at DEBUG; both may hold secrets."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Only what is at least a warning passes."""
+        return record.levelno >= logging.WARNING
+
+
+_drop_request_lines = _DropRequestLines()
+
+
+def _quiet_http_logs() -> None:
+    for name in _HTTP_LOGGERS:
+        logging.getLogger(name).addFilter(_drop_request_lines)  # adding the same filter twice is once
