@@ -268,7 +268,7 @@ fetches = Table(
     Column("spend", Micros, nullable=True),
     Column("platform_impressions", BigInteger, nullable=True),
     Column("platform_spend", Micros, nullable=True),
-    Column("drift", Numeric(9, 6), nullable=True),
+    Column("drift", Numeric(9, 6, asdecimal=False), nullable=True),
     Column("error_code", String(64), nullable=True),
     Column("detail", String(500), nullable=True),
     Column("run_id", String(64), nullable=True),
@@ -342,7 +342,7 @@ reports = Table(
     Column("report_date", Date, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     # 0..1: share of the accounts whose numbers for that day are all there.
-    Column("completeness", Numeric(5, 4), nullable=False),
+    Column("completeness", Numeric(5, 4, asdecimal=False), nullable=False),
     Column("summary", JSON, nullable=False),
     Column("html", _text(), nullable=False),
     Column("csv", _text(), nullable=False),

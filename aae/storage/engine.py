@@ -1,0 +1,228 @@
+"""How the tables are reached: engines for SQLite and MySQL/MariaDB, their health, and the migrations.
+
+Write inside ``engine.begin()``, read inside :func:`reading`. Every transaction is as short as its purpose; nothing that
+waits for a network happens inside one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from aae.errors import UserError
+
+_READING: Final = "aae_reading"
+_SQLITE_PATIENCE_MS: Final = 30_000
+_UPGRADE_PATIENCE_SECONDS: Final = 120
+# Rejecting beats truncating; the engine is fixed so that a server's own default cannot bring in tables without
+# transactions.
+_MYSQL_SESSION: Final = (
+    "SET SESSION time_zone = '+00:00', sql_mode = "
+    "'STRICT_ALL_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
+)
+_MYSQL_REMEDIES: Final = {
+    1044: "The database user {user!r} may not use the database {database!r} on {where}: grant it access.",
+    1045: "The database on {where} refused the user {user!r} or its password: correct AAE_DATABASE_URL.",
+    1049: "There is no database {database!r} on {where}: create it (CREATE DATABASE ... CHARACTER SET utf8mb4) "
+    "or correct AAE_DATABASE_URL.",
+    1698: "The database on {where} refused the user {user!r}: it may not log in with a password; use another user.",
+    2002: "No database answers at {where}: start it or correct AAE_DATABASE_URL.",
+    2003: "No database answers at {where}: start it or correct AAE_DATABASE_URL.",
+}
+
+
+def connect(url: str) -> Engine:
+    """An engine for ``url``; nothing is dialled yet (see :func:`check`).
+
+    SQLite's parent folder is created, readable by its owner only. On MySQL every session speaks UTC, utf8mb4 and strict
+    SQL at READ COMMITTED, and no call waits for ever.
+
+    Raises:
+        UserError: the URL is not one of ``sqlite:///...`` and ``mysql+pymysql://...``.
+    """
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            return _connect_sqlite(url, parsed.database)
+        if parsed.drivername == "mysql+pymysql":
+            return _connect_mysql(url)
+    except (SQLAlchemyError, ValueError, ImportError) as error:
+        if isinstance(error, NoSuchModuleError | ImportError):
+            raise UserError(f"The database driver for this URL is not installed ({error}).") from None
+    raise UserError("AAE_DATABASE_URL must begin with mysql+pymysql:// or sqlite:///.")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection to read with: on SQLite it takes no write lock, so it never waits for a writer nor stops one.
+
+    Writing through it may fail with "database is locked"; use ``engine.begin()`` for that.
+    """
+    with engine.connect().execution_options(**{_READING: True}) as connection:
+        yield connection
+
+
+def check(engine: Engine) -> None:
+    """Dial the database once.
+
+    Raises:
+        UserError: it cannot be used; the message says why and what to do, without the password.
+    """
+    try:
+        with reading(engine) as connection:
+            connection.execute(select(1))
+    except (DBAPIError, PoolTimeout, OSError) as error:
+        raise UserError(_remedy(engine, error)) from None
+
+
+def upgrade(engine: Engine) -> list[str]:
+    """Bring the tables to this program's version; returns the revisions applied, oldest first (often none).
+
+    Several processes may do this at once: one does the work, the others wait for it and find nothing left to do.
+    """
+    config = _alembic()
+    script = ScriptDirectory.from_config(config)
+    with engine.connect() as connection, _one_at_a_time(connection):
+        before = _revision(connection)
+        _refuse_newer(script, before)
+        pending = [step.revision for step in script.iterate_revisions("head", before or "base")]
+        config.attributes["connection"] = connection
+        if pending:
+            command.upgrade(config, "head")
+        connection.commit()
+    return pending[::-1]
+
+
+def current(engine: Engine) -> str | None:
+    """The revision the tables are at; ``None`` on a database that has none yet."""
+    with reading(engine) as connection:
+        return _revision(connection)
+
+
+def head() -> str:
+    """The revision this program needs."""
+    revision = ScriptDirectory.from_config(_alembic()).get_current_head()
+    assert revision is not None, "the package ships its migrations"  # noqa: S101 - a fact about the package
+    return revision
+
+
+def require_current(engine: Engine) -> None:
+    """Refuse to work on tables of another version.
+
+    Raises:
+        UserError: they are older (``aae db upgrade`` helps) or newer than this program.
+    """
+    revision = current(engine)
+    _refuse_newer(ScriptDirectory.from_config(_alembic()), revision)
+    if revision != head():
+        state = f"at version {revision}" if revision else "empty"
+        raise UserError(f"The database is {state} and this program needs version {head()}: run aae db upgrade.")
+
+
+def _connect_sqlite(url: str, database: str | None) -> Engine:
+    if database and not database.startswith((":memory:", "file:")):
+        Path(database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = create_engine(url, json_serializer=_to_json, json_deserializer=orjson.loads)
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        # The driver must not begin transactions by its own rules: _begin below does.
+        connection.isolation_level = None
+        for pragma in (
+            # First, so that switching to WAL waits for other processes doing the same.
+            f"busy_timeout = {_SQLITE_PATIENCE_MS}",
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+            "foreign_keys = ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later cannot wait for another writer: SQLite fails it at once.
+        # Taking the write lock at the beginning is what makes several processes queue up instead.
+        reads = connection.get_execution_options().get(_READING, False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _connect_mysql(url: str) -> Engine:
+    return create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        pool_size=10,
+        max_overflow=20,
+        json_serializer=_to_json,
+        json_deserializer=orjson.loads,
+        connect_args={
+            "charset": "utf8mb4",
+            "connect_timeout": 10,
+            "read_timeout": 120,
+            "write_timeout": 120,
+            "init_command": _MYSQL_SESSION,
+        },
+    )
+
+
+def _to_json(value: Any) -> str:
+    # NaN becomes null: MySQL refuses the former as JSON.
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _remedy(engine: Engine, error: Exception) -> str:
+    url = engine.url
+    if url.get_backend_name() == "sqlite":
+        return f"The database file {url.database} cannot be used: check that its folder is writable and it is SQLite's."
+    where = f"{url.host or 'localhost'}:{url.port or 3306}"
+    arguments = error.orig.args if isinstance(error, DBAPIError) and error.orig else ()
+    number = arguments[0] if arguments and isinstance(arguments[0], int) else 0
+    remedy = _MYSQL_REMEDIES.get(number, "The database on {where} cannot be used (error {number}): see its log.")
+    return remedy.format(where=where, user=url.username, database=url.database, number=number)
+
+
+def _alembic() -> Config:
+    config = Config()
+    location = Path(__file__).with_name("migrations")
+    config.set_main_option("script_location", str(location).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _refuse_newer(script: ScriptDirectory, revision: str | None) -> None:
+    if revision is not None and revision not in {step.revision for step in script.walk_revisions()}:
+        raise UserError(f"The database is at version {revision}, which this program does not know: update the program.")
+
+
+@contextmanager
+def _one_at_a_time(connection: Connection) -> Iterator[None]:
+    """Only one process migrates a database. SQLite's write lock does it; MySQL commits at every CREATE TABLE."""
+    if connection.dialect.name == "sqlite":
+        yield
+        return
+    name = func.concat("aae-upgrade-", func.left(func.sha1(func.database()), 32))
+    if not connection.scalar(select(func.get_lock(name, _UPGRADE_PATIENCE_SECONDS))):
+        raise UserError("Another process has been upgrading this database for minutes: wait for it, then try again.")
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.execute(select(func.release_lock(name)))
+        connection.execute(text("COMMIT"))

@@ -1,0 +1,130 @@
+"""The log of fetching: one row per slice and try. It says which days are covered, and what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from sqlalchemy import Connection, func, insert, select
+
+from aae.model import Granularity, Platform, Slice, Totals
+from aae.storage.bulk import fit, new_id
+from aae.storage.schema import ad_accounts, fetches
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRow:
+    """One try at one slice. Money is in micros, ``drift`` a share (0.01 is 1 %), moments are aware UTC."""
+
+    id: int
+    account_id: int
+    granularity: Granularity
+    since: date
+    until: date
+    started_at: datetime
+    finished_at: datetime
+    outcome: str
+    rows_fetched: int
+    rows_inserted: int
+    rows_updated: int
+    rows_deleted: int
+    api_calls: int
+    impressions: int | None
+    spend: int | None
+    platform_impressions: int | None
+    platform_spend: int | None
+    drift: float | None
+    error_code: str | None
+    detail: str | None
+    run_id: str | None
+
+
+def record(
+    connection: Connection,
+    *,
+    account_id: int,
+    piece: Slice,
+    started_at: datetime,
+    finished_at: datetime,
+    outcome: str,
+    rows_fetched: int = 0,
+    rows_inserted: int = 0,
+    rows_updated: int = 0,
+    rows_deleted: int = 0,
+    api_calls: int = 0,
+    totals: Totals | None = None,
+    platform_totals: Totals | None = None,
+    drift: float | None = None,
+    error_code: str | None = None,
+    detail: str | None = None,
+    run_id: str | None = None,
+) -> int:
+    """Log one try; returns its id.
+
+    ``outcome``: stored, throttled, failed, reauthorize or skipped. ``totals`` are the sums of our rows,
+    ``platform_totals`` the platform's own, ``drift`` how far they are apart as a share of the platform's.
+    """
+    result = connection.execute(
+        insert(fetches).values(
+            account_id=account_id,
+            granularity=piece.granularity.value,
+            since=piece.since,
+            until=piece.until,
+            started_at=started_at,
+            finished_at=finished_at,
+            outcome=outcome,
+            rows_fetched=rows_fetched,
+            rows_inserted=rows_inserted,
+            rows_updated=rows_updated,
+            rows_deleted=rows_deleted,
+            api_calls=api_calls,
+            impressions=totals and totals.impressions,
+            spend=totals and totals.spend_micros,
+            platform_impressions=platform_totals and platform_totals.impressions,
+            platform_spend=platform_totals and platform_totals.spend_micros,
+            # The column ends at 999.999999; beyond it, more digits say nothing more.
+            drift=None if drift is None else max(-999.0, min(999.0, drift)),
+            error_code=error_code and fit(error_code, 64),
+            detail=detail and fit(detail, 500),
+            run_id=run_id,
+        )
+    )
+    return new_id(result)
+
+
+def latest(connection: Connection, account_id: int) -> dict[Granularity, FetchRow]:
+    """The newest try of each granularity, whatever its outcome."""
+    newest = select(func.max(fetches.c.id)).where(fetches.c.account_id == account_id).group_by(fetches.c.granularity)
+    rows = connection.execute(select(fetches).where(fetches.c.id.in_(newest)))
+    found = (FetchRow(**{**row._mapping, "granularity": Granularity(row.granularity)}) for row in rows)
+    return {row.granularity: row for row in found}
+
+
+def covered_days(connection: Connection, account_id: int, granularity: Granularity, since: date) -> set[date]:
+    """The local days from ``since`` on that were stored at least once."""
+    rows = connection.execute(
+        select(fetches.c.since, fetches.c.until)
+        .where(
+            fetches.c.account_id == account_id,
+            fetches.c.granularity == granularity.value,
+            fetches.c.outcome == "stored",
+            fetches.c.until >= since,
+        )
+        .distinct()
+    )
+    return {
+        first + timedelta(days=n)
+        for first, last in ((max(row.since, since), row.until) for row in rows)
+        for n in range((last - first).days + 1)
+    }
+
+
+def calls_by_platform(connection: Connection, run_id: str) -> dict[Platform, int]:
+    """API calls made by one run; platforms it did not touch are absent."""
+    rows = connection.execute(
+        select(ad_accounts.c.platform, func.sum(fetches.c.api_calls))
+        .join_from(fetches, ad_accounts)
+        .where(fetches.c.run_id == run_id)
+        .group_by(ad_accounts.c.platform)
+    )
+    return {Platform(platform): int(calls) for platform, calls in rows}

@@ -1,0 +1,479 @@
+"""The numbers: storing a slice so that twice is once, and reading them back as columns.
+
+A slice is *replaced*. Its rows are staged in a temporary table and compared with what is there in the database; only
+what differs is written, what the platform no longer reports is deleted, and every stored value that changed goes to
+the ledger ``metric_revisions``. Money and conversions are micros in Python and in the staging table; SQL turns them
+into the tables' decimals and back by exact decimal arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from functools import cache
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Date,
+    DateTime,
+    Numeric,
+    Select,
+    SmallInteger,
+    Table,
+    and_,
+    case,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    type_coerce,
+)
+from sqlalchemy.sql.elements import ColumnElement
+
+from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames
+from aae.model import METRIC_COLUMNS, Account, AccountStatus, Granularity, Level, Platform, Slice, Totals
+from aae.storage.bulk import Row, refill, temporary
+from aae.storage.entities import ensure, ids_of, lock_account, upsert_entities
+from aae.storage.schema import (
+    UtcDateTime,
+    ad_accounts,
+    ad_metrics_daily,
+    ad_metrics_hourly,
+    entities,
+    metric_revisions,
+)
+
+# Entities have a module of their own; those who store numbers find them here.
+__all__ = [
+    "StoreResult",
+    "daily_totals",
+    "read_frames",
+    "slice_totals",
+    "store_slice",
+    "upsert_entities",
+]
+
+_COUNTS: Final = ("impressions", "clicks")
+_AMOUNTS: Final = ("spend", "conversions", "revenue")
+_MEASURES: Final = (*_COUNTS, *_AMOUNTS)
+# The hour of a daily row in the staging tables, where it is part of a key.
+_NO_HOUR: Final = -1
+_NEW, _CHANGED, _WITHDRAWN = 0, 1, 2
+
+_stage = temporary(
+    "aae_stage",
+    Column("local_date", Date, primary_key=True),
+    Column("local_hour", SmallInteger, primary_key=True, autoincrement=False),
+    Column("entity_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("utc_start", DateTime, nullable=False),
+    *(Column(name, BigInteger) for name in _MEASURES),  # amounts in micros
+)
+_changes = temporary(
+    "aae_changes",
+    Column("local_date", Date, primary_key=True),
+    Column("local_hour", SmallInteger, primary_key=True, autoincrement=False),
+    Column("entity_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("utc_start", DateTime, nullable=False),
+    *(
+        Column(f"{state}_{name}", BigInteger if name in _COUNTS else Numeric(18, 6).with_variant(BigInteger, "sqlite"))
+        for state in ("old", "new")
+        for name in _MEASURES
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreResult:
+    """What storing a slice did: rows given, and rows of the table inserted, updated and deleted."""
+
+    rows: int
+    inserted: int
+    updated: int
+    deleted: int
+
+
+def store_slice(
+    connection: Connection,
+    account: Account,
+    piece: Slice,
+    metrics: pd.DataFrame,
+    *,
+    attribution: str,
+    run_id: str | None,
+    now: datetime,
+) -> StoreResult:
+    """Make the tables say about ``piece`` exactly what ``metrics`` (the columns of ``METRIC_COLUMNS``) says.
+
+    Idempotent: doing it twice is doing it once. Writers of the same account queue up behind each other. Entities named
+    only here are created. ``utc_start`` is the local hour's (or, on daily rows, local midnight's) beginning in the
+    account's zone; one that the clocks skip is moved forward, of one that happens twice it is the first.
+
+    Raises:
+        ValueError: the frame has other columns, rows outside the slice, or two rows of the same key.
+    """
+    _validate(account, piece, metrics)
+    lock_account(connection, account.id)
+    refill(connection, _stage, _staged_rows(connection, account, metrics, now))
+    refill(connection, _changes)
+    facts = _facts(piece.granularity)
+    _compare(connection, facts, piece, attribution)
+    counts = _count_changes(connection)
+    if counts[_CHANGED] or counts[_WITHDRAWN]:
+        for measure in _MEASURES:
+            _record_revisions(connection, piece, measure, run_id, now)
+        connection.execute(delete(facts).where(_in_slice(facts, piece), exists().where(_same_row(facts, _changes))))
+    if counts[_NEW] or counts[_CHANGED]:
+        _insert_changes(connection, facts, piece, attribution)
+    return StoreResult(len(metrics), counts[_NEW], counts[_CHANGED], counts[_WITHDRAWN])
+
+
+def slice_totals(connection: Connection, account_id: int, piece: Slice) -> Totals:
+    """The sums of what is stored of ``piece``; conversions and revenue are ``None`` if no row tells them."""
+    facts = _facts(piece.granularity)
+    where = and_(facts.c.account_id == account_id, facts.c.local_date.between(piece.since, piece.until))
+    return _totals(connection.execute(select(*_sums(facts)).where(where)).one())
+
+
+def daily_totals(connection: Connection, account_id: int, since: date, until: date) -> dict[date, Totals]:
+    """Local day to the sums over its daily rows, for the days that have any; both ends included."""
+    facts = ad_metrics_daily
+    rows = connection.execute(
+        select(facts.c.local_date, *_sums(facts))
+        .where(facts.c.account_id == account_id, facts.c.local_date.between(since, until))
+        .group_by(facts.c.local_date)
+        .order_by(facts.c.local_date)
+    )
+    return {row.local_date: _totals(row) for row in rows}
+
+
+def read_frames(connection: Connection, account_id: int, *, daily_since: date, hourly_since: date) -> AccountFrames:
+    """The account's hot window: everything from those local days on, with exactly the dtypes of ``aae.frames``.
+
+    Raises:
+        LookupError: there is no such account.
+    """
+    row = connection.execute(select(ad_accounts).where(ad_accounts.c.id == account_id)).one_or_none()
+    if row is None:
+        raise LookupError(f"there is no account {account_id}")
+    known = {name: row._mapping[name] for name in Account.__dataclass_fields__}
+    return AccountFrames(
+        account=Account(**known | {"platform": Platform(row.platform), "status": AccountStatus(row.status)}),
+        version=row.data_version,
+        data_through=row.data_through,
+        entities=_frame(connection, _entities_query(connection, account_id), ENTITIES),
+        daily=_frame(connection, _facts_query(connection, ad_metrics_daily, account_id, daily_since, DAILY), DAILY),
+        hourly=_frame(
+            connection, _facts_query(connection, ad_metrics_hourly, account_id, hourly_since, HOURLY), HOURLY
+        ),
+    )
+
+
+# Storing
+
+
+def _facts(granularity: Granularity) -> Table:
+    return ad_metrics_daily if granularity is Granularity.DAILY else ad_metrics_hourly
+
+
+def _validate(account: Account, piece: Slice, metrics: pd.DataFrame) -> None:
+    if piece.account_id != account.id:
+        raise ValueError(f"a slice of account {piece.account_id} cannot be stored for account {account.id}")
+    if list(metrics.columns) != list(METRIC_COLUMNS):
+        raise ValueError(f"metrics have the columns {list(METRIC_COLUMNS)}, not {list(metrics.columns)}")
+    if not metrics["local_date"].between(pd.Timestamp(piece.since), pd.Timestamp(piece.until)).all():
+        raise ValueError(f"rows outside of the slice {piece}")
+    hours = metrics["local_hour"]
+    fits = hours.isna() if piece.granularity is Granularity.DAILY else hours.between(0, 23).fillna(value=False)
+    if not fits.all():
+        raise ValueError(f"rows whose hour does not fit the slice {piece}")
+    if not metrics["level"].isin([Level.AD.value, Level.CAMPAIGN.value]).all():
+        raise ValueError("metrics are of ads, or of campaigns that have none")
+    if metrics.duplicated(["level", "external_id", "local_date", "local_hour"]).any():
+        raise ValueError(f"two rows for the same entity and time in the slice {piece}")
+
+
+def _staged_rows(connection: Connection, account: Account, metrics: pd.DataFrame, now: datetime) -> list[Row]:
+    """The rows in the order of the staging table's columns."""
+    if metrics.empty:
+        return []
+    days = metrics["local_date"].to_numpy("datetime64[D]").tolist()
+    hours = metrics["local_hour"].fillna(_NO_HOUR).astype("int64").tolist()
+    start = _utc_starts(account.zone)
+    measures = [metrics[name].tolist() for name in _COUNTS]
+    measures += [_or_none(metrics[f"{name}_micros"]) for name in _AMOUNTS]
+    return list(
+        zip(
+            days,
+            hours,
+            _entity_ids(connection, account.id, metrics, now),
+            map(start, days, hours),
+            *measures,
+            strict=True,
+        )
+    )
+
+
+def _utc_starts(zone: ZoneInfo) -> Any:
+    """A function from local day and hour to the naive UTC moment it begins."""
+
+    @cache
+    def start(day: date, hour: int) -> datetime:
+        # Without a fold Python takes the offset from before the change of clocks. That is the first of two equal hours,
+        # and puts an hour that does not exist after the gap.
+        local = datetime.combine(day, time(max(hour, 0)), tzinfo=zone)
+        return local.astimezone(UTC).replace(tzinfo=None)
+
+    return start
+
+
+def _or_none(column: pd.Series[Any]) -> list[int | None]:
+    return column.astype(object).where(column.notna(), None).tolist()
+
+
+def _entity_ids(connection: Connection, account_id: int, metrics: pd.DataFrame, now: datetime) -> list[int]:
+    """Our id of every row's entity. Unknown ones are created from the top down."""
+    ids: dict[tuple[str, str], int] = {}
+    for name, rows in metrics.groupby("level", sort=False):
+        level = Level(str(name))
+        wanted = rows["external_id"].unique().tolist()
+        known = ids_of(connection, account_id, level, wanted)
+        if len(known) < len(wanted):
+            unknown = rows[~rows["external_id"].isin(list(known))].drop_duplicates("external_id")
+            known |= _create(connection, account_id, level, unknown, now)
+        ids |= {(level.value, external_id): entity_id for external_id, entity_id in known.items()}
+    return [ids[key] for key in zip(metrics["level"], metrics["external_id"], strict=True)]
+
+
+def _create(
+    connection: Connection, account_id: int, level: Level, unknown: pd.DataFrame, now: datetime
+) -> dict[str, int]:
+    lineage = ["campaign_external_id"] + (["ad_set_external_id"] if level is Level.AD else [])
+    if unknown[lineage].isna().any(axis=None):
+        raise ValueError(f"a new {level} comes without the ids of what is above it")
+    campaigns = dict.fromkeys(unknown["campaign_external_id"])
+    campaign_ids = ensure(connection, account_id, Level.CAMPAIGN, campaigns, now=now)
+    if level is Level.CAMPAIGN:
+        return campaign_ids
+    above = dict(zip(unknown["ad_set_external_id"], unknown["campaign_external_id"].map(campaign_ids), strict=True))
+    ad_set_ids = ensure(connection, account_id, Level.AD_SET, above, now=now)
+    parents = dict(zip(unknown["external_id"], unknown["ad_set_external_id"].map(ad_set_ids), strict=True))
+    return ensure(connection, account_id, Level.AD, parents, now=now)
+
+
+def _compare(connection: Connection, facts: Table, piece: Slice, attribution: str) -> None:
+    """Fill ``_changes`` with what is new, what is different and what is gone."""
+    staged = {name: _to_table(connection, _stage.c[name]) for name in _MEASURES}
+    differs = or_(
+        *(staged[name].is_distinct_from(_plain(connection, facts.c[name])) for name in _MEASURES),
+        _stage.c.utc_start != type_coerce(facts.c.utc_start, DateTime),
+        facts.c.attribution != attribution,
+    )
+    is_new = facts.c.entity_id.is_(None)
+    old = [_plain(connection, facts.c[name]) for name in _MEASURES]
+    names = [column.name for column in _changes.columns]
+    given = (
+        select(
+            _stage.c.local_date,
+            _stage.c.local_hour,
+            _stage.c.entity_id,
+            case((is_new, _NEW), else_=_CHANGED),
+            _stage.c.utc_start,
+            *old,
+            *staged.values(),
+        )
+        .select_from(_stage.outerjoin(facts, and_(_same_row(facts, _stage), facts.c.account_id == piece.account_id)))
+        .where(or_(is_new, differs))
+    )
+    gone = (
+        select(
+            facts.c.local_date,
+            _hour(facts),
+            facts.c.entity_id,
+            literal(_WITHDRAWN),
+            facts.c.utc_start,
+            *old,
+            *(null() for _ in _MEASURES),
+        )
+        .select_from(facts.outerjoin(_stage, _same_row(facts, _stage)))
+        .where(_in_slice(facts, piece), _stage.c.entity_id.is_(None))
+    )
+    for found in (given, gone):
+        connection.execute(insert(_changes).from_select(names, found))
+
+
+def _count_changes(connection: Connection) -> dict[int, int]:
+    rows = connection.execute(select(_changes.c.kind, func.count()).group_by(_changes.c.kind))
+    return {_NEW: 0, _CHANGED: 0, _WITHDRAWN: 0} | {row[0]: row[1] for row in rows}
+
+
+def _record_revisions(connection: Connection, piece: Slice, measure: str, run_id: str | None, now: datetime) -> None:
+    old, new = _changes.c[f"old_{measure}"], _changes.c[f"new_{measure}"]
+    # The ledger keeps counts as amounts too, so that one pair of columns serves all five.
+    scale: ColumnElement[int] = literal_column(
+        "1000000" if measure in _COUNTS and connection.dialect.name == "sqlite" else "1"
+    )
+    hour = null() if piece.granularity is Granularity.DAILY else _changes.c.local_hour
+    values = {
+        "account_id": literal(piece.account_id),
+        "entity_id": _changes.c.entity_id,
+        "granularity": literal(piece.granularity.value),
+        "local_date": _changes.c.local_date,
+        "local_hour": hour,
+        "metric": literal(measure),
+        "old": old * scale,
+        "new": new * scale,
+        "changed_at": literal(now, UtcDateTime),
+        "run_id": literal(run_id),
+    }
+    changed = select(*values.values()).where(_changes.c.kind != _NEW, old.is_distinct_from(new))
+    # An order, so that the ledger's ids say the same on every database.
+    changed = changed.order_by(_changes.c.local_date, _changes.c.local_hour, _changes.c.entity_id)
+    connection.execute(insert(metric_revisions).from_select(list(values), changed))
+
+
+def _insert_changes(connection: Connection, facts: Table, piece: Slice, attribution: str) -> None:
+    values: dict[str, ColumnElement[Any]] = {
+        "account_id": literal(piece.account_id),
+        "local_date": _changes.c.local_date,
+        "entity_id": _changes.c.entity_id,
+        "utc_start": _changes.c.utc_start,
+        "attribution": literal(attribution),
+    }
+    if "local_hour" in facts.c:
+        values["local_hour"] = _changes.c.local_hour
+    values |= {name: _changes.c[f"new_{name}"] for name in _MEASURES}
+    rows = select(*values.values()).where(_changes.c.kind != _WITHDRAWN)
+    connection.execute(insert(facts).from_select(list(values), rows))
+
+
+def _in_slice(facts: Table, piece: Slice) -> ColumnElement[bool]:
+    return and_(facts.c.account_id == piece.account_id, facts.c.local_date.between(piece.since, piece.until))
+
+
+def _same_row(facts: Table, other: Table) -> ColumnElement[bool]:
+    return and_(
+        facts.c.local_date == other.c.local_date,
+        _hour(facts) == other.c.local_hour,
+        facts.c.entity_id == other.c.entity_id,
+    )
+
+
+def _hour(facts: Table) -> ColumnElement[int]:
+    return facts.c.local_hour if "local_hour" in facts.c else literal_column(str(_NO_HOUR), SmallInteger)
+
+
+# Money between micros and the tables' decimals
+
+
+def _plain(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The stored value as the database has it, without conversion in Python."""
+    return type_coerce(column, BigInteger if connection.dialect.name == "sqlite" else Numeric(18, 6))
+
+
+def _to_table(connection: Connection, staged: Column[Any]) -> ColumnElement[Any]:
+    """Staged micros as the tables hold them."""
+    if connection.dialect.name == "sqlite" or staged.name in _COUNTS:
+        return staged
+    return cast(staged * literal_column("0.000001"), Numeric(18, 6))
+
+
+def _as_micros(connection: Connection, column: Column[Any]) -> ColumnElement[int]:
+    """A stored amount as an integer of micros; the multiplication is exact decimal arithmetic."""
+    if connection.dialect.name == "sqlite":
+        return type_coerce(column, BigInteger)
+    return cast(type_coerce(column, Numeric(18, 6)) * literal_column("1000000"), BigInteger)
+
+
+# Reading
+
+
+def _sums(facts: Table) -> list[ColumnElement[Any]]:
+    return [func.sum(facts.c[name]).label(name) for name in _MEASURES]
+
+
+def _totals(row: Any) -> Totals:
+    return Totals(
+        impressions=int(row.impressions or 0),
+        clicks=int(row.clicks or 0),
+        spend_micros=row.spend or 0,
+        conversions_micros=row.conversions,
+        revenue_micros=row.revenue,
+    )
+
+
+def _entities_query(connection: Connection, account_id: int) -> Select[Any]:
+    parent = entities.alias("parent")
+    level = entities.c.level
+    campaign_id = case(
+        (level == Level.CAMPAIGN.value, entities.c.id),
+        (level == Level.AD_SET.value, entities.c.parent_id),
+        else_=parent.c.parent_id,
+    )
+    ad_set_id = case(
+        (level == Level.AD_SET.value, entities.c.id),
+        (level == Level.AD.value, entities.c.parent_id),
+    )
+    return (
+        select(
+            entities.c.id,
+            level,
+            entities.c.external_id,
+            entities.c.name,
+            entities.c.status,
+            campaign_id,
+            ad_set_id,
+            _as_micros(connection, entities.c.daily_budget),
+            entities.c.channel,
+        )
+        .select_from(entities.outerjoin(parent, parent.c.id == entities.c.parent_id))
+        .where(entities.c.account_id == account_id)
+        .order_by(entities.c.id)
+    )
+
+
+def _facts_query(
+    connection: Connection, facts: Table, account_id: int, since: date, columns: dict[str, str]
+) -> Select[Any]:
+    def source(name: str) -> ColumnElement[Any]:
+        if name.endswith("_micros"):
+            return _as_micros(connection, facts.c[name.removesuffix("_micros")])
+        return type_coerce(facts.c.utc_start, DateTime) if name == "utc_start" else facts.c[name]
+
+    by_time = [facts.c[name] for name in ("utc_start", "local_date", "local_hour") if name in columns]
+    return (
+        select(*(source(name) for name in columns))
+        .where(facts.c.account_id == account_id, facts.c.local_date >= since)
+        .order_by(*by_time, facts.c.entity_id)
+    )
+
+
+def _frame(connection: Connection, query: Select[Any], dtypes: dict[str, str]) -> pd.DataFrame:
+    rows = connection.execute(query).all()
+    columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(dtypes)
+    return pd.DataFrame(
+        {name: _array(values, dtype) for (name, dtype), values in zip(dtypes.items(), columns, strict=True)}
+    )
+
+
+def _array(values: Sequence[Any], dtype: str) -> Any:
+    if dtype == "str":
+        return pd.array(list(values), dtype="str")
+    if dtype == "Int64":
+        missing = np.fromiter((value is None for value in values), dtype=bool, count=len(values))
+        known = np.fromiter((value or 0 for value in values), dtype=np.int64, count=len(values))
+        return pd.arrays.IntegerArray(known, missing)
+    return np.array(values, dtype=dtype)
