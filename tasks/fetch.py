@@ -9,13 +9,14 @@ from dataclasses import asdict
 from datetime import date
 from typing import Any
 
+from prefect import State
 from prefect.artifacts import (
     acreate_progress_artifact,
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from aae.errors import UserError
 from aae.jobs.fetch import DRIFT_ALARM, AccountOutcome, plan
@@ -23,7 +24,8 @@ from aae.jobs.fetch import fetch_account as fetch
 from aae.jobs.planning import plan_backfill
 from aae.model import Account, Platform, Slice
 from aae.storage import accounts as account_table
-from tasks.limits import deadline, step
+from aae.storage.engine import reading
+from tasks.limits import deadline, settled, step
 from tasks.resources import clock, platforms, run_id, stores
 
 
@@ -36,7 +38,7 @@ async def choose_accounts(
     Raises:
         UserError: an account was asked for by its id that does not exist or is not active.
     """
-    with stores().engine.connect() as connection:
+    with reading(stores().engine) as connection:
         found = account_table.list_accounts(connection, ids=ids, platforms=only, user_ids=users)
     missing = set(ids or ()) - {account.id for account in found}
     if missing and not (only or users):
@@ -89,7 +91,7 @@ async def fetch_accounts(
 
     async def one(account: Account) -> None:
         async with gate:
-            state: State[Any] = await fetch_account(account, since, until, dry_run, return_state=True)
+            state = await settled(fetch_account(account, since, until, dry_run, return_state=True))
         outcomes.append(await _outcome(account, state))
         await aupdate_progress_artifact(progress, 100 * len(outcomes) / len(chosen), _progress(outcomes, chosen))
 

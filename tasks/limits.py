@@ -23,9 +23,8 @@ from functools import wraps
 from itertools import count
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task, task
+from prefect import State, Task, task
 from prefect.client.schemas import TaskRun
-from prefect.states import State
 
 from aae.deadline import NEVER, Deadline
 from aae.errors import Bug, Reauthorize, Skip, UserError
@@ -78,6 +77,12 @@ def step(
         )(attempt)
 
     return decorate
+
+
+async def settled(running: Any) -> State[Any]:
+    """Await a step called with ``return_state=True`` (which Prefect types as if it were not a coroutine)."""
+    state: State[Any] = await running
+    return state
 
 
 async def worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:

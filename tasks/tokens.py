@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from prefect import State
 from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from aae.jobs import tokens
 from aae.jobs.tokens import TokenResult
 from aae.model import Account
 from aae.storage import accounts as account_table
-from tasks.limits import step
+from aae.storage.engine import reading
+from tasks.limits import settled, step
 from tasks.resources import clock, platforms, run_id, stores
 
 CHECKS_AT_ONCE = 16
@@ -25,7 +27,7 @@ CHECKS_AT_ONCE = 16
 @step(name="choose-tokens", description="The accounts whose tokens are worth checking.")
 async def choose_tokens(ids: list[int] | None, users: list[int] | None) -> list[Account]:
     """Active accounts, and paused ones whose owner has connected them again since."""
-    with stores().engine.connect() as connection:
+    with reading(stores().engine) as connection:
         return account_table.accounts_to_check(connection, ids=ids, user_ids=users)
 
 
@@ -48,7 +50,7 @@ async def check_tokens(chosen: Sequence[Account], within_hours: float) -> list[T
 
     async def one(account: Account) -> TokenResult:
         async with gate:
-            state: State[Any] = await check_token(account, within_hours, return_state=True)
+            state = await settled(check_token(account, within_hours, return_state=True))
         result = await state.aresult(raise_on_failure=False)
         if isinstance(result, TokenResult):
             return result

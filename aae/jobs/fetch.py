@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 
 import pandas as pd
 
@@ -24,8 +23,9 @@ from aae.jobs.planning import plan_account
 from aae.model import METRIC_COLUMNS, Account, Granularity, Slice, Token, Totals
 from aae.platforms.base import Connector
 from aae.storage import accounts, fetches, metrics
+from aae.storage.engine import reading
 
-DRIFT_ALARM = Decimal("0.01")
+DRIFT_ALARM = 0.01
 """Leaf sums further than this from the platform's own totals are said aloud (requirement: error below 1 %)."""
 
 HOT_DAILY_DAYS = 70
@@ -73,7 +73,7 @@ class AccountOutcome:
 
     @property
     def owes(self) -> bool:
-        """Whether numbers are missing that a later run can bring (a paused account owes nothing until its owner acts)."""
+        """Whether numbers are missing that a later run can bring; a paused account owes nothing."""
         return self.outcome in {"partial", "failed", "throttled"}
 
 
@@ -97,7 +97,7 @@ async def fetch_account(
 def plan(stores: Stores, account: Account, connector: Connector, *, now: datetime, run_id: str | None) -> list[Slice]:
     """What the account owes at ``now``, by what is recorded in ``fetches``."""
     horizon = now - timedelta(days=stores.settings.fetch.first_days + 2)
-    with stores.engine.connect() as connection:
+    with reading(stores.engine) as connection:
         stored = {
             granularity: fetches.stored_windows(connection, account.id, granularity, since=horizon.date())
             for granularity in Granularity
@@ -122,7 +122,7 @@ def read_hot_frames(stores: Stores, account: Account, *, now: datetime, version:
     if version is not None and (cached := stores.cache.get_frames(account, version)) is not None:
         return cached
     today = account.local_day(now)
-    with stores.engine.connect() as connection:
+    with reading(stores.engine) as connection:
         frames = metrics.read_frames(
             connection,
             account.id,
@@ -220,7 +220,7 @@ class _AccountFetch:
                 drift=drift,
                 run_id=self._run_id,
             )
-        known = [float(each) for each in (drift, self._outcome.drift) if each is not None]
+        known = [each for each in (drift, self._outcome.drift) if each is not None]
         self._outcome = replace(
             self._outcome,
             rows=self._outcome.rows + len(frame),
@@ -247,7 +247,7 @@ class _AccountFetch:
     def _give_up(self, error: AaeError) -> None:
         """The whole account failed: say how, and pause it if only its owner can help."""
         if isinstance(error, Reauthorize):
-            with self._context.engine.connect() as connection:
+            with reading(self._context.engine) as connection:
                 token = accounts.read_token(connection, self._context.vault, self._account.id)
                 active = accounts.list_accounts(connection, ids=[self._account.id])
             if active:
@@ -289,7 +289,7 @@ def totals_of(frame: pd.DataFrame) -> Totals:
     )
 
 
-def reconcile(leaves: Totals, platform: Totals | None) -> Decimal | None:
+def reconcile(leaves: Totals, platform: Totals | None) -> float | None:
     """How far the sum of the leaves is from the platform's own total: the larger share of impressions and spend.
 
     ``None`` where there is no total to compare with; 1 where the platform says zero and the leaves do not.
@@ -300,12 +300,11 @@ def reconcile(leaves: Totals, platform: Totals | None) -> Decimal | None:
     return max(_apart(ours, theirs) for ours, theirs in pairs)
 
 
-def _apart(ours: int, theirs: int) -> Decimal:
+def _apart(ours: int, theirs: int) -> float:
     if ours == theirs:
-        return Decimal(0)
-    if theirs == 0:
-        return Decimal(1)
-    return min(Decimal(abs(ours - theirs)) / Decimal(abs(theirs)), Decimal(999)).quantize(Decimal("0.000001"))
+        return 0.0
+    # The column holds three digits before the point; a thousandfold error needs no more precision.
+    return min(abs(ours - theirs) / abs(theirs), 999.0) if theirs else 1.0
 
 
 def empty_metrics() -> pd.DataFrame:
@@ -322,7 +321,7 @@ def _not_done_by(stores: Stores, account: Account, pieces: Sequence[Slice], run_
     """A run that starts over does not repeat what it has stored itself."""
     if run_id is None:
         return list(pieces)
-    with stores.engine.connect() as connection:
+    with reading(stores.engine) as connection:
         done = {
             (granularity, window.since, window.until)
             for granularity in Granularity

@@ -18,6 +18,7 @@ from aae.model import Account, AccountStatus, Token
 from aae.notify import messages
 from aae.platforms.base import TokenState
 from aae.storage import accounts, notifications
+from aae.storage.engine import reading
 
 EXPIRING_HOURS = 24.0
 """A token that expires within this counts as failing (requirement 2.1)."""
@@ -47,7 +48,7 @@ async def check_account(
     Raises:
         Retry: nobody can tell right now; recorded, the account untouched, worth trying again.
     """
-    with context.engine.connect() as connection:
+    with reading(context.engine) as connection:
         token = accounts.read_token(connection, context.vault, account.id)
     try:
         checked = await context.connectors[account.platform].check_token(account, token, now, within_hours=within_hours)
@@ -83,14 +84,14 @@ async def usable_token(context: Context, account: Account, *, now: datetime, run
         Reauthorize: it is dead; the account is paused and its owner told.
         Retry: it needs a refresh and the platform cannot be reached.
     """
-    with context.engine.connect() as connection:
+    with reading(context.engine) as connection:
         token = accounts.read_token(connection, context.vault, account.id)
     if token.expires_at is None or (token.expires_at - now).total_seconds() > USABLE_HOURS * 3600:
         return token
     result = await check_account(context, account, now=now, run_id=run_id, within_hours=USABLE_HOURS)
     if result.outcome == "permanent_failure":
         raise Reauthorize(result.detail or "The account must be connected again.")
-    with context.engine.connect() as connection:
+    with reading(context.engine) as connection:
         return accounts.read_token(connection, context.vault, account.id)
 
 

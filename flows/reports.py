@@ -1,0 +1,30 @@
+"""Daily at 09:00 UTC: a performance report for every active user, on their accounts' yesterday."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+from prefect import State, flow
+
+from flows.naming import run_name
+from tasks.notify import deliver_notifications
+from tasks.reporting import choose_users, conclude_reports, show_reports, write_reports
+
+
+@flow(name="generate-daily-report", flow_run_name=run_name("report"), persist_result=True, result_serializer="json")
+async def generate_daily_report(
+    users: list[int] | None = None, day: date | None = None, dry_run: bool = False
+) -> State[Any]:
+    """Write and send every active user's report, once per user and day.
+
+    Args:
+        users: User ids; empty for all active users.
+        day: The local day to report on; empty for each account's own yesterday.
+        dry_run: Show the reports here, keep and send nothing.
+    """
+    chosen = await choose_users(users)
+    outcomes = await write_reports(chosen, day, dry_run)
+    await show_reports(outcomes)
+    await deliver_notifications()
+    return conclude_reports(outcomes)
