@@ -74,4 +74,4 @@ async def open_context(settings: Settings, clock: Callable[[], datetime]) -> Asy
                 connectors=connectors(settings, transport),
             )
         finally:
-            await state.close()
+            await state.aclose()

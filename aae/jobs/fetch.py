@@ -319,13 +319,15 @@ def _store_entities(stores: Stores, account: Account, listing: pd.DataFrame, now
 
 def _not_done_by(stores: Stores, account: Account, pieces: Sequence[Slice], run_id: str | None) -> list[Slice]:
     """A run that starts over does not repeat what it has stored itself."""
-    if run_id is None:
+    if run_id is None or not pieces:
         return list(pieces)
     with reading(stores.engine) as connection:
         done = {
             (granularity, window.since, window.until)
             for granularity in Granularity
-            for window in fetches.stored_windows(connection, account.id, granularity, since=None)
+            for window in fetches.stored_windows(
+                connection, account.id, granularity, since=min(p.since for p in pieces)
+            )
             if window.run_id == run_id
         }
     return [piece for piece in pieces if (piece.granularity, piece.since, piece.until) not in done]

@@ -11,29 +11,15 @@ a local day is *settled* once a fetch that covered it was stored after the day h
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
 from aae.model import Account, Granularity, Platform, Slice
 from aae.platforms.base import Connector, Rules
 from aae.settings import FetchSettings
+from aae.storage.fetches import StoredWindow
 
 RESTATE_AFTER = time(12, 0, tzinfo=UTC)
 """TikTok's daily correction is finished by 12:00 UTC; a restatement window read before it would miss it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredWindow:
-    """Local days, both inclusive, that one fetch stored, when it finished (UTC), and in which run."""
-
-    since: date
-    until: date
-    finished_at: datetime
-    run_id: str | None = None
-
-    def covers(self, day: date) -> bool:
-        """Whether the day was part of it."""
-        return self.since <= day <= self.until
 
 
 def plan_account(

@@ -77,7 +77,7 @@ def _keep(stores: Stores, user: User, report: Report, markdown: str, *, now: dat
             user_id=user.id,
             report_date=report.report_date,
             now=now,
-            completeness=report.completeness,
+            completeness=float(report.completeness),
             summary=report.summary(),
             html=html,
             csv=csv,
@@ -105,7 +105,7 @@ def _keep(stores: Stores, user: User, report: Report, markdown: str, *, now: dat
 def _incidents(stores: Stores, user: User, now: datetime) -> list[IncidentNote]:
     """What is open, and what ended within the two days that the report may speak of."""
     with reading(stores.engine) as connection:
-        rows = incidents.list_between(connection, user_id=user.id, since=now - timedelta(days=2), until=now)
+        rows = incidents.list_between(connection, now - timedelta(days=2), now, user_ids=[user.id])
     return [
         IncidentNote(
             metric=row.metric,

@@ -270,6 +270,44 @@ def log_refresh(
     )
 
 
+def last_failed_version(connection: Connection, account_id: int) -> int | None:
+    """The ``token_version`` whose death the owner was told of, unless they have been told of the recovery since."""
+    row = connection.execute(
+        select(token_refreshes.c.outcome, token_refreshes.c.token_version)
+        .where(
+            token_refreshes.c.account_id == account_id,
+            token_refreshes.c.outcome.in_(("permanent_failure", "recovered")),
+        )
+        .order_by(token_refreshes.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    return int(row.token_version) if row is not None and row.outcome == "permanent_failure" else None
+
+
+def accounts_to_check(
+    connection: Connection, *, ids: Collection[int] | None = None, user_ids: Collection[int] | None = None
+) -> list[Account]:
+    """Active accounts, and paused ones whose token has been replaced since it was found dead."""
+    failed = (
+        select(func.max(token_refreshes.c.token_version))
+        .where(
+            token_refreshes.c.account_id == ad_accounts.c.id,
+            token_refreshes.c.outcome == "permanent_failure",
+        )
+        .correlate(ad_accounts)
+        .scalar_subquery()
+    )
+    dead = (AccountStatus.EXPIRED.value, AccountStatus.REVOKED.value)
+    worth = (ad_accounts.c.status == AccountStatus.ACTIVE.value) | (
+        ad_accounts.c.status.in_(dead) & (ad_accounts.c.token_version > func.coalesce(failed, -1))
+    )
+    query = select(*_ACCOUNT_COLUMNS).where(worth).order_by(ad_accounts.c.id)
+    for column, wanted in ((ad_accounts.c.id, ids), (ad_accounts.c.user_id, user_ids)):
+        if wanted is not None:
+            query = query.where(column.in_(wanted))
+    return [_account(row) for row in connection.execute(query)]
+
+
 def token_overview(connection: Connection) -> list[TokenRow]:
     """Every account's authorization, in the order of their ids."""
     newest = select(func.max(token_refreshes.c.id)).group_by(token_refreshes.c.account_id)

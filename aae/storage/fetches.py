@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 from sqlalchemy import Connection, func, insert, select
 
 from aae.model import Granularity, Platform, Slice, Totals
 from aae.storage.bulk import fit, new_id
 from aae.storage.schema import ad_accounts, fetches
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWindow:
+    """Local days, both inclusive, that one fetch stored, when it finished (UTC), and in which run."""
+
+    since: date
+    until: date
+    finished_at: datetime
+    run_id: str | None = None
+
+    def covers(self, day: date) -> bool:
+        """Whether the day was part of it."""
+        return self.since <= day <= self.until
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +114,21 @@ def latest(connection: Connection, account_id: int) -> dict[Granularity, FetchRo
     return {row.granularity: row for row in found}
 
 
-def covered_days(connection: Connection, account_id: int, granularity: Granularity, since: date) -> set[date]:
-    """The local days from ``since`` on that were stored at least once."""
+def stored_windows(
+    connection: Connection, account_id: int, granularity: Granularity, since: date
+) -> list[StoredWindow]:
+    """What was stored of the local days from ``since`` on, by when it was finished, oldest first."""
     rows = connection.execute(
-        select(fetches.c.since, fetches.c.until)
+        select(fetches.c.since, fetches.c.until, fetches.c.finished_at, fetches.c.run_id)
         .where(
             fetches.c.account_id == account_id,
             fetches.c.granularity == granularity.value,
             fetches.c.outcome == "stored",
             fetches.c.until >= since,
         )
-        .distinct()
+        .order_by(fetches.c.finished_at)
     )
-    return {
-        first + timedelta(days=n)
-        for first, last in ((max(row.since, since), row.until) for row in rows)
-        for n in range((last - first).days + 1)
-    }
+    return [StoredWindow(**row._mapping) for row in rows]
 
 
 def calls_by_platform(connection: Connection, run_id: str) -> dict[Platform, int]:

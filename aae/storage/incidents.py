@@ -130,6 +130,38 @@ def update(
     return changed.rowcount == 1
 
 
+def reopen(
+    connection: Connection,
+    incident_id: int,
+    *,
+    now: datetime,
+    severity: str,
+    stake: int | None,
+    data: Mapping[str, Any],
+) -> bool:
+    """Open a resolved incident again; False if it is open already, or another of its fingerprint is."""
+    fingerprint = connection.execute(
+        select(incidents.c.fingerprint).where(incidents.c.id == incident_id)
+    ).scalar_one_or_none()
+    taken = select(incidents.c.id).where(incidents.c.open_fingerprint == fingerprint)
+    if fingerprint is None or connection.execute(taken).first() is not None:
+        return False
+    changed = connection.execute(
+        update_in(incidents)
+        .where(incidents.c.id == incident_id, incidents.c.open_fingerprint.is_(None))
+        .values(
+            open_fingerprint=fingerprint,
+            state="opened",
+            severity=severity,
+            stake=stake,
+            data=dict(data),
+            updated_at=now,
+            resolved_at=None,
+        )
+    )
+    return changed.rowcount == 1
+
+
 def add_event(
     connection: Connection, incident_id: int, *, at: datetime, state: str, severity: str, data: Mapping[str, Any]
 ) -> None:
@@ -152,15 +184,14 @@ def events(connection: Connection, incident_id: int) -> list[EventRow]:
     return [EventRow(**row._mapping) for row in connection.execute(query)]
 
 
-def recently_resolved(connection: Connection, fingerprint: str, since: datetime) -> IncidentRow | None:
-    """The newest incident of this fingerprint that was resolved at or after ``since``."""
-    row = connection.execute(
+def recently_resolved(connection: Connection, user_id: int, since: datetime) -> list[IncidentRow]:
+    """The user's incidents that were resolved at or after ``since``, newest first."""
+    rows = connection.execute(
         select(*_COLUMNS)
-        .where(incidents.c.fingerprint == fingerprint, incidents.c.resolved_at >= since)
+        .where(incidents.c.user_id == user_id, incidents.c.resolved_at >= since)
         .order_by(incidents.c.resolved_at.desc(), incidents.c.id.desc())
-        .limit(1)
-    ).one_or_none()
-    return None if row is None else IncidentRow(**row._mapping)
+    )
+    return [IncidentRow(**row._mapping) for row in rows]
 
 
 def list_between(

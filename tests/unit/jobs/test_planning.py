@@ -1,0 +1,83 @@
+"""Which slices a fetch asks for: everything owed, nothing twice, nothing longer than the platform allows."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aae.jobs.planning import plan_account, to_slices
+from aae.model import Account, Granularity, Platform
+from aae.platforms.base import Rules
+from aae.settings import FetchSettings
+from aae.storage.fetches import StoredWindow
+
+RULES = Rules(
+    restatement_days=28, slice_days={Granularity.DAILY: 30, Granularity.HOURLY: 1}, attribution="7d_click,1d_view"
+)
+SETTINGS = FetchSettings(recent_days=3, hourly_days=2, first_days=42, first_hourly_days=29)
+NOW = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
+
+
+def account(timezone: str = "UTC") -> Account:
+    return Account(1, 1, Platform.TIKTOK, "7001", "Shop", "USD", timezone)
+
+
+def plan(stored: dict[Granularity, list[StoredWindow]], *, now: datetime = NOW, zone: str = "UTC", run: str = "run"):
+    return plan_account(account(zone), RULES, stored, SETTINGS, now=now, run_id=run)
+
+
+def days_of(pieces, granularity: Granularity) -> list[date]:
+    return [day for piece in pieces if piece.granularity is granularity for day in piece.days]
+
+
+def everything_until(moment: datetime, run_id: str | None = None) -> dict[Granularity, list[StoredWindow]]:
+    window = StoredWindow(date(2026, 1, 1), moment.date(), moment, run_id)
+    return {granularity: [window] for granularity in Granularity}
+
+
+def test_an_account_never_seen_before_gets_its_whole_history() -> None:
+    pieces = plan({})
+    assert len(days_of(pieces, Granularity.DAILY)) == 42
+    assert len(days_of(pieces, Granularity.HOURLY)) == 29
+    assert max(days_of(pieces, Granularity.DAILY)) == date(2026, 11, 22)
+
+
+def test_a_regular_run_asks_only_for_the_recent_days() -> None:
+    pieces = plan(everything_until(NOW - timedelta(minutes=30)))
+    assert days_of(pieces, Granularity.DAILY) == [date(2026, 11, 20), date(2026, 11, 21), date(2026, 11, 22)]
+    assert days_of(pieces, Granularity.HOURLY) == [date(2026, 11, 21), date(2026, 11, 22)]
+
+
+def test_the_first_run_after_noon_utc_reads_the_restatement_window_again_and_the_next_does_not() -> None:
+    before_noon = everything_until(NOW.replace(hour=11))
+    after_noon = everything_until(NOW.replace(hour=12, minute=5))
+    assert len(days_of(plan(before_noon), Granularity.DAILY)) == 28
+    assert len(days_of(plan(after_noon), Granularity.DAILY)) == 3
+
+
+def test_days_missed_during_an_outage_are_owed_and_so_is_the_day_that_was_only_partly_seen() -> None:
+    stored = everything_until(datetime(2026, 11, 16, 18, tzinfo=UTC))
+    hourly = days_of(plan(stored), Granularity.HOURLY)
+    assert hourly == [date(2026, 11, day) for day in range(16, 23)]
+
+
+def test_a_run_that_starts_over_does_not_repeat_what_it_stored_itself() -> None:
+    stored = everything_until(NOW - timedelta(minutes=1), run_id="run")
+    assert plan(stored, run="run") == []
+    assert plan(stored, run="another") != []
+
+
+def test_yesterday_is_decided_by_the_account_and_not_by_utc() -> None:
+    late_evening = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
+    pieces = plan(everything_until(late_evening), now=late_evening, zone="America/Los_Angeles")
+    assert max(days_of(pieces, Granularity.DAILY)) == date(2026, 11, 21)
+
+
+@given(days=st.sets(st.dates(date(2026, 1, 1), date(2026, 12, 31)), max_size=80), longest=st.integers(1, 30))
+def test_slices_hold_each_day_once_in_order_and_none_is_too_long(days: set[date], longest: int) -> None:
+    rules = Rules(28, {Granularity.DAILY: longest, Granularity.HOURLY: longest}, "")
+    pieces = to_slices(1, Granularity.DAILY, days, rules)
+    assert days_of(pieces, Granularity.DAILY) == sorted(days)
+    assert all(len(piece.days) <= longest for piece in pieces)
