@@ -14,6 +14,8 @@ from functools import lru_cache
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from pydantic import SecretStr
+
 from aae.errors import Bug
 from aae.model import Platform
 
@@ -70,6 +72,12 @@ class Reader:
         if not isinstance(value, str):
             raise self.bug(f"no text as {what}")
         return value[:_NAME_LENGTH].encode("utf-8", "replace").decode().replace("\x00", "")
+
+    def secret(self, value: object, what: str) -> SecretStr:
+        """A token: printable ASCII, as it must fit in a header."""
+        if isinstance(value, str) and 0 < len(value) <= 8192 and value.isascii() and value.isprintable():
+            return SecretStr(value)
+        raise self.bug(f"no token as {what}")
 
     def count(self, value: object, what: str) -> int:
         """A whole number that is not negative, sent as a number or as text."""

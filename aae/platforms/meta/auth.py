@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from pydantic import SecretStr
-
 from aae.errors import Bug
 from aae.model import Account, Token
 from aae.platforms.base import TokenCheck, TokenState
@@ -41,9 +39,7 @@ async def _exchange(graph: Graph, caller: Caller, token: Token, now: datetime) -
             "fb_exchange_token": token.access.get_secret_value(),
         },
     )
-    access = answer.get("access_token")
-    if not isinstance(access, str) or not access.isascii() or not access.isprintable() or not access:
-        raise read.bug("no token as access_token")
+    access = read.secret(answer.get("access_token"), "access_token")
     lifetime = answer.get("expires_in")  # missing on tokens that never expire
     expires_at = None if lifetime is None else now + timedelta(seconds=min(read.count(lifetime, "expires_in"), 10**9))
-    return Token(SecretStr(access), None, expires_at, token.version)
+    return Token(access, None, expires_at, token.version)
