@@ -9,7 +9,8 @@ from prefect import State, flow
 
 from flows.naming import run_name
 from tasks.notify import deliver_notifications
-from tasks.reporting import choose_users, conclude_reports, show_reports, write_reports
+from tasks.reporting import conclude_reports, show_reports, write_reports
+from tasks.users import choose_users
 
 
 @flow(name="generate-daily-report", flow_run_name=run_name("report"), persist_result=True, result_serializer="json")

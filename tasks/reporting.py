@@ -14,30 +14,13 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from aae.errors import UserError
 from aae.jobs.report import ReportOutcome, report_user
-from aae.storage import accounts
 from aae.storage.accounts import User
-from aae.storage.engine import reading
 from tasks.limits import settled, step
 from tasks.resources import clock, stores
 
 REPORTS_AT_ONCE = 2
 """Drawing charts is work for the processor."""
-
-
-@step(name="choose-users", description="The active users that this run is about.")
-async def choose_users(ids: list[int] | None) -> list[User]:
-    """Users by their ids; all active ones without any.
-
-    Raises:
-        UserError: no active user has one of the ids.
-    """
-    with reading(stores().engine) as connection:
-        found = accounts.list_users(connection, ids=ids)
-    if missing := set(ids or ()) - {user.id for user in found}:
-        raise UserError(f"No active user has the id {', '.join(map(str, sorted(missing)))}.")
-    return found
 
 
 @step(

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from aae.jobs.context import Stores
 from aae.jobs.fetch import read_hot_frames
+from aae.jobs.telling import tell
 from aae.model import Account, AccountStatus, Granularity
 from aae.notify import messages
 from aae.reporting import IncidentNote, Report, build_report, render_csv, render_html, render_markdown
-from aae.storage import accounts, fetches, incidents, notifications, reports
+from aae.storage import accounts, fetches, incidents, reports
 from aae.storage.accounts import User
 from aae.storage.engine import reading
 
@@ -85,18 +86,7 @@ def _keep(stores: Stores, user: User, report: Report, markdown: str, *, now: dat
         ):
             return _outcome(user, report, "exists")
         note = messages.daily_report(user_id=user.id, report=report, public_url=stores.settings.public_url)
-        notifications.add(
-            connection,
-            user_id=user.id,
-            kind=note.kind,
-            urgency=note.urgency,
-            title=note.title,
-            message=note.message,
-            data=note.data,
-            dedupe_key=note.dedupe_key,
-            wants_email=messages.wants_email(user.preferences, note),
-            now=now,
-        )
+        tell(connection, user, note, now=now)
     stem = stores.settings.reports_dir / f"{report.report_date}-user-{user.id}"
     files = [_write(stem.with_suffix(f".{kind}"), text) for kind, text in (("html", html), ("csv", csv))]
     return _outcome(user, report, "written", markdown=markdown, files=files)

@@ -14,10 +14,11 @@ from sqlalchemy import Connection
 
 from aae.errors import Reauthorize, Retry
 from aae.jobs.context import Context
+from aae.jobs.telling import tell
 from aae.model import Account, AccountStatus, Token
 from aae.notify import messages
 from aae.platforms.base import TokenState
-from aae.storage import accounts, notifications
+from aae.storage import accounts
 from aae.storage.engine import reading
 
 EXPIRING_HOURS = 24.0
@@ -119,7 +120,7 @@ def declare_dead(
         note = messages.token_expired(
             account, reason=str(error), token_version=token.version, public_url=context.settings.public_url
         )
-        _notify(connection, account, note, now=now)
+        _tell_owner(connection, account, note, now=now)
     return _result(account, "permanent_failure", token.expires_at, str(error))
 
 
@@ -135,24 +136,13 @@ def _notice_recovery(
         connection, account_id=account.id, at=now, outcome="recovered", token_version=version, run_id=run_id
     )
     note = messages.token_recovered(account, token_version=failed_version, public_url=context.settings.public_url)
-    _notify(connection, account, note, now=now)
+    _tell_owner(connection, account, note, now=now)
     return True
 
 
-def _notify(connection: Connection, account: Account, note: messages.Notification, *, now: datetime) -> None:
-    (user,) = accounts.list_users(connection, ids=[account.user_id], active_only=False)
-    notifications.add(
-        connection,
-        user_id=account.user_id,
-        kind=note.kind,
-        urgency=note.urgency,
-        title=note.title,
-        message=note.message,
-        data=note.data,
-        dedupe_key=note.dedupe_key,
-        wants_email=messages.wants_email(user.preferences, note),
-        now=now,
-    )
+def _tell_owner(connection: Connection, account: Account, note: messages.Notification, *, now: datetime) -> None:
+    (owner,) = accounts.list_users(connection, ids=[account.user_id], active_only=False)
+    tell(connection, owner, note, now=now)
 
 
 def _log(

@@ -135,6 +135,7 @@ def reopen(
     incident_id: int,
     *,
     now: datetime,
+    state: str,
     severity: str,
     stake: int | None,
     data: Mapping[str, Any],
@@ -151,7 +152,7 @@ def reopen(
         .where(incidents.c.id == incident_id, incidents.c.open_fingerprint.is_(None))
         .values(
             open_fingerprint=fingerprint,
-            state="opened",
+            state=state,
             severity=severity,
             stake=stake,
             data=dict(data),
