@@ -38,6 +38,7 @@ class Deployment:
     id: str
     name: str
     paused: bool
+    created: datetime
     work_pool: str | None
     schedules: tuple[Schedule, ...]
 
@@ -272,7 +273,14 @@ def _deployment(name: str, found: Mapping[str, Any]) -> Deployment:
         )
         for one in found["schedules"]
     )
-    return Deployment(found["id"], name, bool(found["paused"]), found.get("work_pool_name"), schedules)
+    return Deployment(
+        found["id"],
+        name,
+        bool(found["paused"]),
+        _known_moment(found["created"]),
+        found.get("work_pool_name"),
+        schedules,
+    )
 
 
 def _flow_run(found: Mapping[str, Any]) -> FlowRun:
@@ -288,6 +296,10 @@ def _flow_run(found: Mapping[str, Any]) -> FlowRun:
         started=_moment(found.get("start_time")),
         ended=_moment(found.get("end_time")),
     )
+
+
+def _known_moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -33,7 +33,7 @@ import httpx
 
 from aae.errors import AaeError, UserError
 from aae.prefect_api import PrefectApi
-from aae.settings import Settings
+from aae.settings import Settings, load
 
 POOL: Final = "aae"
 """The work pool that the deployments name and the worker serves."""
@@ -198,6 +198,8 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             "NO_COLOR": "1",
             MARK: str(self.state_dir),
+            # prefect.yaml tells the worker by this where the flows are.
+            "AAE_PROJECT_DIR": str(PROJECT),
             **self.variables(),
             **_PREFECT,
         }
@@ -207,13 +209,11 @@ class Stack:
     def __enter__(self) -> Self:
         self.state_dir.parent.mkdir(parents=True, exist_ok=True)
         self._lock = self._lock_file.open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locks(self._lock):
             self._lock.close()
             raise UserError(
                 f"A stack is already running in {self.state_dir}: use it, or stop it first (Ctrl-C where it runs)."
-            ) from None
+            )
         # What a killed predecessor may have left would hold its ports and write to its files.
         _end(_marked(self.state_dir))
         return self
@@ -407,6 +407,13 @@ def running_stack(settings: Settings) -> Stack | None:
     return None
 
 
+def adopt(stack: Stack) -> Settings:
+    """Point this process and its children at the stack; returns the settings that the stack's own processes read."""
+    os.environ.update(stack.variables())
+    load.cache_clear()
+    return load()
+
+
 def free_ports(wanted: Iterable[int | None]) -> list[int]:
     """A free loopback port for each entry: the wanted one where it is free, another otherwise."""
     held: list[socket.socket] = []
@@ -437,11 +444,20 @@ def _first_free(candidates: Iterable[int]) -> socket.socket:
 
 def _sandbox_variables(url: str) -> dict[str, str]:
     """The platforms' settings for the sandbox: its addresses, and the app it knows."""
+    from aae.sandbox.world import APP  # noqa: PLC0415 - brings numpy, which most commands do without
+
     return {
         "AAE_META__BASE_URL": url,
+        "AAE_META__APP_ID": APP.meta_app_id,
+        "AAE_META__APP_SECRET": APP.meta_app_secret,
         "AAE_TIKTOK__BASE_URL": url,
+        "AAE_TIKTOK__APP_ID": APP.tiktok_app_id,
+        "AAE_TIKTOK__SECRET": APP.tiktok_secret,
         "AAE_GOOGLE__BASE_URL": url,
         "AAE_GOOGLE__TOKEN_URL": f"{url}/token",
+        "AAE_GOOGLE__CLIENT_ID": APP.google_client_id,
+        "AAE_GOOGLE__CLIENT_SECRET": APP.google_client_secret,
+        "AAE_GOOGLE__DEVELOPER_TOKEN": APP.google_developer_token,
     }
 
 
@@ -496,6 +512,16 @@ def _copy_sqlite(source: Path, target: Path) -> None:
         old.backup(new)
     old.close()
     new.close()
+
+
+def _locks(file: IO[str]) -> bool:
+    """Take the lock; somebody who only looks whether it is taken holds it for an instant, hence several tries."""
+    for _ in range(5):
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

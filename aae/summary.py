@@ -1,0 +1,192 @@
+"""What a round of all jobs brought, read from the tables, for people to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from aae.storage.schema import (
+    ad_accounts,
+    ad_metrics_daily,
+    ad_metrics_hourly,
+    entities,
+    fetches,
+    incidents,
+    reports,
+    token_refreshes,
+    users,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformLine:
+    """One platform: how many accounts, entities and stored rows there are, and how many calls brought them."""
+
+    platform: str
+    accounts: int
+    entities: int
+    daily_rows: int
+    hourly_rows: int
+    api_calls: int
+    drift: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An incident that detection holds for open. ``entity`` is the platform's id, None for a whole account."""
+
+    user: str
+    platform: str | None
+    account: str | None
+    entity: str | None
+    entity_name: str | None
+    level: str
+    metric: str
+    severity: str
+    opened_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Planted incidents beside the open ones: pairs that belong together, planted ones missed, others reported."""
+
+    matched: tuple[tuple[dict[str, Any], Found], ...]
+    missed: tuple[dict[str, Any], ...]
+    extra: tuple[Found, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportLine:
+    """One report in the tables; ``completeness`` is a share (0..1)."""
+
+    user: str
+    day: date
+    completeness: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLine:
+    """How many accounts a token check left in one way; ``outcome`` as in table ``token_refreshes``."""
+
+    outcome: str
+    accounts: tuple[str, ...]
+
+
+def per_platform(connection: Connection, since: datetime) -> list[PlatformLine]:
+    """One line per platform that has accounts; calls and drift of the fetches that began at or after ``since``."""
+
+    def counts(table: Any) -> dict[str, int]:
+        query = (
+            select(ad_accounts.c.platform, func.count())
+            .join_from(table, ad_accounts, table.c.account_id == ad_accounts.c.id)
+            .group_by(ad_accounts.c.platform)
+        )
+        return dict(connection.execute(query).tuples().all())
+
+    calls = (
+        select(ad_accounts.c.platform, func.sum(fetches.c.api_calls), func.max(fetches.c.drift))
+        .join_from(fetches, ad_accounts, fetches.c.account_id == ad_accounts.c.id)
+        .where(fetches.c.started_at >= since)
+        .group_by(ad_accounts.c.platform)
+    )
+    called = {platform: (int(count), drift) for platform, count, drift in connection.execute(calls)}
+    held, daily, hourly = counts(entities), counts(ad_metrics_daily), counts(ad_metrics_hourly)
+    owned = (
+        select(ad_accounts.c.platform, func.count()).group_by(ad_accounts.c.platform).order_by(ad_accounts.c.platform)
+    )
+    return [
+        PlatformLine(
+            platform=platform,
+            accounts=count,
+            entities=held.get(platform, 0),
+            daily_rows=daily.get(platform, 0),
+            hourly_rows=hourly.get(platform, 0),
+            api_calls=called.get(platform, (0, None))[0],
+            drift=called.get(platform, (0, None))[1],
+        )
+        for platform, count in connection.execute(owned)
+    ]
+
+
+def open_incidents(connection: Connection) -> list[Found]:
+    """Every incident that is open, oldest first."""
+    query = (
+        select(
+            users.c.email.label("user"),
+            ad_accounts.c.platform,
+            ad_accounts.c.external_id.label("account"),
+            entities.c.external_id.label("entity"),
+            entities.c.name.label("entity_name"),
+            incidents.c.level,
+            incidents.c.metric,
+            incidents.c.severity,
+            incidents.c.opened_at,
+        )
+        .join_from(incidents, users, incidents.c.user_id == users.c.id)
+        .join(ad_accounts, incidents.c.account_id == ad_accounts.c.id, isouter=True)
+        .join(entities, incidents.c.entity_id == entities.c.id, isouter=True)
+        .where(incidents.c.resolved_at.is_(None))
+        .order_by(incidents.c.id)
+    )
+    return [Found(**row._mapping) for row in connection.execute(query)]
+
+
+def compare(planted: Sequence[dict[str, Any]], found: Sequence[Found]) -> Comparison:
+    """Which of the planted incidents were found.
+
+    A planted one is the fields ``user``, ``platform``, ``account``, ``level`` and ``entity`` of the sandbox's answer.
+    Planted on a whole account, it is found by anything on that account; planted on an entity, by an incident on that
+    entity or on the account as a whole. An incident over several accounts of a user counts for each of them.
+    """
+    matched = [(one, hit) for one in planted for hit in found if _same(one, hit)]
+    hits = [hit for _, hit in matched]
+    seen: dict[int, tuple[dict[str, Any], Found]] = {}
+    for one, hit in matched:
+        seen.setdefault(id(one), (one, hit))
+    return Comparison(
+        matched=tuple(seen.values()),
+        missed=tuple(one for one in planted if id(one) not in seen),
+        extra=tuple(one for one in found if one not in hits),
+    )
+
+
+def _same(planted: dict[str, Any], found: Found) -> bool:
+    if found.account is None:
+        return bool(found.user == planted["user"])
+    if (found.platform, found.account) != (planted["platform"], planted["account"]):
+        return False
+    return planted["level"] == "account" or found.entity in (None, planted["entity"])
+
+
+def written_reports(connection: Connection, since: datetime) -> list[ReportLine]:
+    """The reports made at or after ``since``."""
+    query = (
+        select(users.c.email, reports.c.report_date, reports.c.completeness)
+        .join_from(reports, users, reports.c.user_id == users.c.id)
+        .where(reports.c.created_at >= since)
+        .order_by(users.c.id, reports.c.report_date)
+    )
+    return [ReportLine(user, day, float(completeness)) for user, day, completeness in connection.execute(query)]
+
+
+def token_outcomes(connection: Connection, since: datetime) -> list[TokenLine]:
+    """What token checks at or after ``since`` found, the last word on each account."""
+    newest = (
+        select(func.max(token_refreshes.c.id))
+        .where(token_refreshes.c.at >= since)
+        .group_by(token_refreshes.c.account_id)
+    )
+    query = (
+        select(token_refreshes.c.outcome, ad_accounts.c.platform, ad_accounts.c.external_id)
+        .join_from(token_refreshes, ad_accounts, token_refreshes.c.account_id == ad_accounts.c.id)
+        .where(token_refreshes.c.id.in_(newest))
+        .order_by(token_refreshes.c.account_id)
+    )
+    grouped: dict[str, list[str]] = {}
+    for outcome, platform, external_id in connection.execute(query):
+        grouped.setdefault(outcome, []).append(f"{platform}:{external_id}")
+    return [TokenLine(outcome, tuple(names)) for outcome, names in grouped.items()]
