@@ -1,0 +1,375 @@
+"""Trouble on demand: every way in which the platforms are known to fail, each under a name.
+
+A :class:`Fault` says which trouble, where (platform, account, path, purpose) and when (the next N calls, after the
+first M, with a probability). What each one does is in ``CATALOGUE``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+
+from aae.errors import UserError
+from aae.model import Platform
+from aae.sandbox import google, meta, tiktok
+from aae.sandbox.wire import Answer, Call, Subject
+
+
+class Stage(StrEnum):
+    """Where a fault takes hold."""
+
+    TRANSPORT = "transport"  # of the connection; the server does it
+    ANSWER = "answer"  # instead of the platform's answer
+    SHAPE = "shape"  # the platform's handler answers differently
+    BODY = "body"  # on the bytes of a good answer
+
+
+Reply = Callable[[Call, Subject, float | None], Answer]
+Damage = Callable[[Answer], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class FaultKind:
+    """A named trouble. ``platforms`` is where it can happen; ``value`` in words, where it takes one."""
+
+    name: str
+    description: str
+    stage: Stage
+    platforms: tuple[Platform, ...]
+    value: str = ""
+    reply: Reply | None = None
+    damage: Damage | None = None
+
+
+@dataclass(slots=True)
+class Fault:
+    """A trouble switched on. None means any; ``path`` is a part of the path.
+
+    It skips the first ``after`` calls that fit, then strikes ``times`` times (None: for ever), each with
+    ``probability``. ``value`` is what the kind makes of it (seconds, minutes, rows).
+    """
+
+    name: str
+    platform: Platform | None = None
+    account: str | None = None
+    path: str | None = None
+    purpose: str | None = None
+    times: int | None = None
+    after: int = 0
+    probability: float = 1.0
+    value: float | None = None
+    struck: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.name not in CATALOGUE:
+            raise UserError(f"There is no fault named {self.name!r}; GET /_sandbox/faults lists all of them.")
+        if self.platform is not None:
+            self.platform = Platform(self.platform)
+
+    @property
+    def kind(self) -> FaultKind:
+        """What it does."""
+        return CATALOGUE[self.name]
+
+    def fits(self, platform: Platform, path: str, subject: Subject) -> bool:
+        """Whether a call is one that it is meant for."""
+        return (
+            platform in self.kind.platforms
+            and self.platform in (None, platform)
+            and self.account in (None, subject.account)
+            and (self.path is None or self.path in path)
+            and self.purpose in (None, subject.purpose)
+        )
+
+
+class Faults:
+    """The faults switched on, in order; random ones are drawn from the seed."""
+
+    def __init__(self, seed: int = 0, faults: tuple[Fault, ...] = ()) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - repeatable trouble, not secrets
+        self._faults: list[Fault] = list(faults)
+
+    def add(self, fault: Fault) -> None:
+        """Switch one on."""
+        self._faults.append(fault)
+
+    def clear(self) -> None:
+        """Switch all off."""
+        self._faults.clear()
+
+    def striking(self, platform: Platform, path: str, subject: Subject) -> list[Fault]:
+        """The faults that strike this call; counts them."""
+        return [fault for fault in self._faults if fault.fits(platform, path, subject) and self._strikes(fault)]
+
+    def _strikes(self, fault: Fault) -> bool:
+        if fault.after > 0:
+            fault.after -= 1
+            return False
+        if fault.times == 0 or (fault.probability < 1 and self._random.random() >= fault.probability):
+            return False
+        fault.times = None if fault.times is None else fault.times - 1
+        fault.struck += 1
+        return True
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """For the control API."""
+        return [asdict(fault) for fault in self._faults]
+
+
+# -- what each one answers --------------------------------------------------------------------------------------------
+
+
+def _graph(code: int, message: str, **more: Any) -> Reply:
+    return lambda call, subject, value: meta.error(code, message, **more)
+
+
+def _meta_throttled(call: Call, subject: Subject, value: float | None) -> Answer:
+    """The account's own limit, with the minutes until it is lifted in the header."""
+    minutes = 5 if value is None else int(value)
+    account = subject.account or "0"
+    usage = {"type": "ads_insights", "call_count": 100, "total_cputime": 40, "total_time": 60}
+    tier = {"estimated_time_to_regain_access": minutes, "ads_api_access_tier": "standard_access"}
+    header = {"x-business-use-case-usage": orjson.dumps({account: [{**usage, **tier}]}).decode()}
+    message = "(#80000) There have been too many calls from this ad-account. Wait a bit and try again."
+    return meta.error(80000, message, subcode=2446079, headers=header)
+
+
+def _meta_app_throttled(call: Call, subject: Subject, value: float | None) -> Answer:
+    header = {"x-app-usage": '{"call_count":100,"total_time":80,"total_cputime":80}'}
+    return meta.error(4, "(#4) Application request limit reached", subcode=1504022, headers=header, status=403)
+
+
+def _meta_error_in_200(call: Call, subject: Subject, value: float | None) -> Answer:
+    message = "An unexpected error has occurred. Please retry your request later."
+    return meta.error(2, message, status=200, transient=True)
+
+
+def _envelope(code: int, message: str) -> Reply:
+    return lambda call, subject, value: tiktok.error(code, message)
+
+
+def _ads(status: int, message: str, key: str, value: str) -> Reply:
+    return lambda call, subject, _: google.error(call, status, message, code=(key, value))
+
+
+def _google_throttled(scope: str, default: int) -> Reply:
+    def reply(call: Call, subject: Subject, value: float | None) -> Answer:
+        seconds = default if value is None else int(value)
+        quota = {"rateScope": scope, "rateName": "Number of operations", "retryDelay": f"{seconds}s"}
+        code = ("quotaError", "RESOURCE_EXHAUSTED")
+        message = f"Too many requests. Retry in {seconds} seconds."
+        return google.error(call, 429, message, code=code, details={"quotaErrorDetails": quota})
+
+    return reply
+
+
+def _google_plain_401(call: Call, subject: Subject, value: float | None) -> Answer:
+    return google.error(call, 401, "Request had invalid authentication credentials.", code=None)
+
+
+def _google_invalid_grant(call: Call, subject: Subject, value: float | None) -> Answer:
+    return Answer.of({"error": "invalid_grant", "error_description": "Token has been expired or revoked."}, 400)
+
+
+def _status(status: int, body: bytes, media_type: str = "text/html") -> Reply:
+    return lambda call, subject, value: Answer(body, status, media_type=media_type)
+
+
+_HTML: Final = b"<!DOCTYPE html><html><head><title>Sorry</title></head><body>Something went wrong.</body></html>"
+
+
+def _truncate(answer: Answer) -> Answer:
+    return Answer(answer.body[: max(1, len(answer.body) * 2 // 3)], answer.status, answer.headers, answer.media_type)
+
+
+def _to_html(answer: Answer) -> Answer:
+    return Answer(_HTML, 200, answer.headers, "text/html")
+
+
+def _to_nothing(answer: Answer) -> Answer:
+    return Answer(b"", answer.status, answer.headers, answer.media_type)
+
+
+# -- the catalogue ----------------------------------------------------------------------------------------------------
+
+_ALL: Final = tuple(Platform)
+_M, _T, _G = (Platform.META,), (Platform.TIKTOK,), (Platform.GOOGLE,)
+_REVOKED: Final = "Error validating access token: The user has not authorized the application."
+
+
+def _answers(platforms: tuple[Platform, ...], kinds: Mapping[str, tuple[str, Reply, str]]) -> list[FaultKind]:
+    return [
+        FaultKind(name, description, Stage.ANSWER, platforms, value, reply=reply)
+        for name, (description, reply, value) in kinds.items()
+    ]
+
+
+def _shapes(platforms: tuple[Platform, ...], kinds: Mapping[str, tuple[str, str]]) -> list[FaultKind]:
+    return [FaultKind(name, text, Stage.SHAPE, platforms, value) for name, (text, value) in kinds.items()]
+
+
+_KINDS: Final = [
+    FaultKind("hang", "No answer for `value` seconds (default an hour)", Stage.TRANSPORT, _ALL, "seconds"),
+    FaultKind("slow", "The right answer after `value` seconds (default 2)", Stage.TRANSPORT, _ALL, "seconds"),
+    FaultKind("drop", "The connection is cut before any answer", Stage.TRANSPORT, _ALL),
+    FaultKind("drop_midway", "The connection is cut in the middle of the body", Stage.TRANSPORT, _ALL),
+    FaultKind("truncated_json", "The body ends too early, as if complete", Stage.BODY, _ALL, damage=_truncate),
+    FaultKind("html", "A page for people with status 200 instead of JSON", Stage.BODY, _ALL, damage=_to_html),
+    FaultKind("empty_body", "No body at all", Stage.BODY, _ALL, damage=_to_nothing),
+    *_answers(
+        _ALL,
+        {
+            "http_500": ("HTTP 500 with a page for people", _status(500, _HTML), ""),
+            "http_502": ("HTTP 502 from a gateway", _status(502, _HTML), ""),
+            "http_503": ("HTTP 503, service unavailable", _status(503, b"Service Unavailable", "text/plain"), ""),
+            "http_504": ("HTTP 504, gateway time-out", _status(504, _HTML), ""),
+        },
+    ),
+    *_answers(
+        _M,
+        {
+            "meta_token_expired": (
+                "190/463: the session has expired",
+                _graph(190, "Error validating access token: Session has expired", subcode=463),
+                "",
+            ),
+            "meta_token_revoked": ("190/458: the user removed the app", _graph(190, _REVOKED, subcode=458), ""),
+            "meta_throttled": ("80000/2446079 with the minutes to wait in the header", _meta_throttled, "minutes"),
+            "meta_app_throttled": ("4/1504022: the whole app is over its limit", _meta_app_throttled, ""),
+            "meta_user_throttled": (
+                "17/2446079: the user is over its limit, no header",
+                _graph(17, "(#17) User request limit reached", subcode=2446079),
+                "",
+            ),
+            "meta_custom_throttled": (
+                "613/1487742: too many calls from this ad account",
+                _graph(613, "(#613) Calls to this api have exceeded the rate limit.", subcode=1487742),
+                "",
+            ),
+            "meta_transient": (
+                "Code 2, is_transient, HTTP 500",
+                _graph(2, "An unexpected error has occurred. Please retry.", status=500, transient=True),
+                "",
+            ),
+            "meta_error_in_200": ("An error envelope under HTTP 200", _meta_error_in_200, ""),
+            "meta_unavailable_in_200": (
+                "The text Service Unavailable under HTTP 200",
+                _status(200, b"Service Unavailable", "text/plain"),
+                "",
+            ),
+            "meta_no_permission": (
+                "200: the user may not read this account",
+                _graph(200, "(#200) Ad account owner has NOT grant ads_read permission", status=403),
+                "",
+            ),
+            "meta_deprecated_version": (
+                "2635: the version has been switched off",
+                _graph(2635, "(#2635) You are calling a deprecated version of the Ads API."),
+                "",
+            ),
+        },
+    ),
+    *_shapes(
+        _M,
+        {
+            "meta_reduce_data": ("Code 1 `reduce the amount of data` above `value` rows (default 0)", "rows"),
+            "meta_job_failed": ("The report run ends as Job Failed", ""),
+            "meta_job_skipped": ("The report run ends as Job Skipped", ""),
+            "meta_job_incomplete": ("Job Completed at 90 %", ""),
+            "meta_job_stuck": ("The report run never gets beyond 40 %", ""),
+            "meta_run_not_found": ("100/33 on a report run that was just made", ""),
+            "meta_empty_page": ("A first page without rows that has a `next`", ""),
+            "meta_usage_high": ("Usage headers at 96 %, without an error", ""),
+        },
+    ),
+    *_answers(
+        _T,
+        {
+            "tiktok_throttled": ("40100 in HTTP 200", _envelope(40100, "Request too frequent."), ""),
+            "tiktok_advertiser_throttled": ("40133: one advertiser's limit", _envelope(40133, "Too frequent."), ""),
+            "tiktok_token_expired": ("40102: the token has expired", _envelope(40102, "Access token expired."), ""),
+            "tiktok_token_revoked": (
+                "40105: the token was revoked",
+                _envelope(40105, "Access token is incorrect or has been revoked."),
+                "",
+            ),
+            "tiktok_no_permission": ("40001 on one advertiser", _envelope(40001, "No permission."), ""),
+            "tiktok_system_error": ("50000: internal error", _envelope(50000, "System error."), ""),
+            "tiktok_busy": ("50002: service error", _envelope(50002, "Service error, retry later."), ""),
+            "tiktok_internal_timeout": (
+                "51010: internal time-out",
+                _envelope(51010, "Internal service timed out."),
+                "",
+            ),
+            "tiktok_maintenance": ("60001: under maintenance", _envelope(60001, "Service under maintenance."), ""),
+        },
+    ),
+    *_shapes(
+        _T,
+        {
+            "tiktok_dash_metrics": ("Conversion metrics answer `-`: not available", ""),
+            "tiktok_truncated_page_info": ("page_info without its totals", ""),
+            "tiktok_zero_rows": ("Rows of zeros for what did not deliver", ""),
+        },
+    ),
+    *_answers(
+        _G,
+        {
+            "google_invalid_grant": ("400 invalid_grant from the token endpoint", _google_invalid_grant, ""),
+            "google_token_expired": (
+                "401 OAUTH_TOKEN_EXPIRED",
+                _ads(401, "OAuth token has expired.", "authenticationError", "OAUTH_TOKEN_EXPIRED"),
+                "",
+            ),
+            "google_plain_401": ("401 without a GoogleAdsFailure", _google_plain_401, ""),
+            "google_throttled": (
+                "429 for everyone on the developer token, `value` seconds (default 12 h)",
+                _google_throttled("DEVELOPER", 43_200),
+                "seconds",
+            ),
+            "google_account_throttled": (
+                "429 for one customer, `value` seconds (default 30)",
+                _google_throttled("ACCOUNT", 30),
+                "seconds",
+            ),
+            "google_internal": (
+                "500 INTERNAL_ERROR",
+                _ads(500, "Internal error encountered.", "internalError", "INTERNAL_ERROR"),
+                "",
+            ),
+            "google_transient": (
+                "503 TRANSIENT_ERROR",
+                _ads(503, "A transient internal error has occurred.", "internalError", "TRANSIENT_ERROR"),
+                "",
+            ),
+            "google_customer_not_enabled": (
+                "403 CUSTOMER_NOT_ENABLED",
+                _ads(403, "The customer account is not enabled.", "authorizationError", "CUSTOMER_NOT_ENABLED"),
+                "",
+            ),
+            "google_no_permission": (
+                "403 USER_PERMISSION_DENIED",
+                _ads(403, "User doesn't have permission.", "authorizationError", "USER_PERMISSION_DENIED"),
+                "",
+            ),
+            "google_manager_metrics": (
+                "400 REQUESTED_METRICS_FOR_MANAGER",
+                _ads(400, "Metrics of a manager.", "queryError", "REQUESTED_METRICS_FOR_MANAGER"),
+                "",
+            ),
+            "google_expired_page_token": (
+                "400 EXPIRED_PAGE_TOKEN",
+                _ads(400, "Page token has expired.", "requestError", "EXPIRED_PAGE_TOKEN"),
+                "",
+            ),
+        },
+    ),
+]
+
+CATALOGUE: Final[Mapping[str, FaultKind]] = {kind.name: kind for kind in _KINDS}
+"""Every fault by its name."""

@@ -1,0 +1,774 @@
+"""The Meta Marketing API: Graph paths, cursors, insights with their overlapping actions, report runs, batches."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from aae.model import Level, Platform
+from aae.sandbox.entities import WHOLE_UNITS, AdAccount, Entity, Status
+from aae.sandbox.tokens import Grant, Kind
+from aae.sandbox.wire import Answer, Call, Purpose, Subject, plain_decimal, ratio
+from aae.sandbox.world import META_TOKEN_SECONDS, World
+
+VERSIONS: Final = ("v25.0", "v26.0")
+"""Versions whose Marketing endpoints still answer; older ones fail with 2635."""
+
+_HOURLY: Final = "hourly_stats_aggregated_by_advertiser_time_zone"
+_LEVELS: Final[dict[str, Level | None]] = {
+    "account": None,
+    "campaign": Level.CAMPAIGN,
+    "adset": Level.AD_SET,
+    "ad": Level.AD,
+}
+_EDGES: Final = {"campaigns": Level.CAMPAIGN, "adsets": Level.AD_SET, "ads": Level.AD}
+_PURCHASES: Final = ("omni_purchase", "purchase", "offsite_conversion.fb_pixel_purchase", "onsite_web_purchase")
+"""Action types that all count the same purchases: never to be added up."""
+
+_WINDOWS: Final = frozenset({"1d_click", "7d_click", "28d_click", "1d_view", "1d_ev", "default", "incrementality"})
+_GONE_WINDOWS: Final = frozenset({"7d_view", "28d_view"})
+_MONTHS_KEPT: Final = 37
+
+
+class GraphError(Exception):
+    """Leaves the handler with a Graph error envelope."""
+
+    def __init__(
+        self,
+        code: int,
+        message: str,
+        *,
+        subcode: int | None = None,
+        status: int = 400,
+        kind: str = "OAuthException",
+        transient: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.answer = error(
+            code, message, subcode=subcode, status=status, kind=kind, transient=transient, headers=headers
+        )
+
+
+def error(
+    code: int,
+    message: str,
+    *,
+    subcode: int | None = None,
+    status: int = 400,
+    kind: str = "OAuthException",
+    transient: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """A Graph error envelope."""
+    body: dict[str, Any] = {"message": message, "type": kind, "code": code}
+    if subcode is not None:
+        body["error_subcode"] = subcode
+    body |= {"is_transient": transient, "fbtrace_id": "ASandboxTrace"}
+    return Answer.of({"error": body}, status, headers)
+
+
+@dataclass(slots=True)
+class _Run:
+    """An asynchronous report run: whose, what, and how often it was asked for."""
+
+    user: int
+    account: AdAccount
+    params: dict[str, str]
+    started: datetime
+    polls: int = 0
+
+
+class MetaApi:
+    """Answers for every Meta account of a world. Report runs live in memory; all else follows from the world."""
+
+    platform = Platform.META
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._runs: dict[str, _Run] = {}
+        self._calls = 0
+
+    # -- what the call is about -------------------------------------------------------------------------------------
+
+    def subject(self, call: Call) -> Subject:
+        """Insights at account level are totals; a report run is polled; the rest lists."""
+        parts = _split(call.path)[1]
+        params = call.form()
+        account = next((part.removeprefix("act_") for part in parts if part.startswith("act_")), None)
+        if parts[:1] in (["oauth"], ["debug_token"]):
+            return Subject(Purpose.AUTH)
+        if account is None and parts and parts[0] in self._runs:
+            account = self._runs[parts[0]].account.external_id
+        if parts[-1:] == ["insights"]:
+            level = params.get("level", "account")
+            return Subject(
+                Purpose.TOTALS if level == "account" and parts[0][:4] == "act_" else Purpose.METRICS, account
+            )
+        return Subject(Purpose.POLL if parts and parts[0] in self._runs else Purpose.LISTING, account)
+
+    # -- routes -----------------------------------------------------------------------------------------------------
+
+    def answer(self, call: Call) -> Answer:
+        """Any Graph call; a trailing slash is tolerated."""
+        try:
+            version, parts = _split(call.path)
+            self._check_version(version)
+            if not parts and call.method == "POST":
+                return self._batch(call, version)
+            answer = self._route(call, parts, call.form() if call.method == "POST" else dict(call.query))
+        except GraphError as failure:
+            answer = failure.answer
+            version = _split(call.path)[0]
+        return replace(answer, headers={"facebook-api-version": version, **answer.headers})
+
+    def _route(self, call: Call, parts: list[str], params: dict[str, str]) -> Answer:
+        match parts:
+            case ["oauth", "access_token"]:
+                return self._exchange(call, params)
+            case ["debug_token"]:
+                return self._debug(call, params)
+        grant = self._authorize(call, params)
+        match parts:
+            case ["me"]:
+                return Answer.of({"id": str(222_000_000 + grant.user), "name": self.world.users[grant.user].name})
+            case ["me", "adaccounts"]:
+                accounts = self.world.accounts_of(grant.user, Platform.META)
+                fields = _fields(params) or ["id", "account_id"]
+                return self._page(call, params, [_account(account, fields) for account in accounts])
+            case [node] if node in self._runs:
+                return self._poll(call, node, grant)
+            case [node, "insights"] if node in self._runs:
+                return self._results(call, params, node, grant)
+            case [node] if node.startswith("act_"):
+                return Answer.of(_account(self._account(node, grant), _fields(params) or ["id", "account_id"]))
+            case [node, edge] if node.startswith("act_") and edge in _EDGES:
+                return self._edge(call, params, self._account(node, grant), _EDGES[edge], None)
+            case [node, "insights"]:
+                return self._insights(call, params, node, grant)
+            case [node]:
+                account, entity = self._entity(node, grant)
+                return Answer.of(_entity(account, entity, _fields(params) or ["id"]))
+            case [node, edge] if edge in _EDGES:
+                account, entity = self._entity(node, grant)
+                return self._edge(call, params, account, _EDGES[edge], entity)
+        raise GraphError(2500, f"Unknown path components: /{'/'.join(parts[1:])}")
+
+    def _check_version(self, version: str) -> None:
+        if version in VERSIONS:
+            return
+        if float(version[1:]) < float(VERSIONS[0][1:]):
+            message = f"(#2635) You are calling a deprecated version of the Ads API. Please update to {VERSIONS[-1]}."
+            raise GraphError(2635, message)
+        raise GraphError(2500, f"Unknown path components: /{version}")
+
+    def _batch(self, call: Call, version: str) -> Answer:
+        """Up to 50 calls in one; each is answered as if it had come alone."""
+        form = call.form()
+        try:
+            items = orjson.loads(form.get("batch", ""))
+        except orjson.JSONDecodeError:
+            raise GraphError(100, "(#100) param batch must be an array") from None
+        if not isinstance(items, list) or len(items) > 50:
+            raise GraphError(100, "(#100) Too many requests in batch message. Maximum batch size is 50")
+        return Answer.of([self._item(call, version, form, item) for item in items])
+
+    def _item(self, call: Call, version: str, form: dict[str, str], item: dict[str, Any]) -> dict[str, Any]:
+        target = urlsplit(str(item.get("relative_url", "")))
+        path = re.sub(r"^/?(v\d+\.\d+/)?", "", target.path)
+        query = dict(parse_qsl(target.query, keep_blank_values=True))
+        shared: dict[str, str] = {
+            name: value for name, value in form.items() if name in {"access_token", "appsecret_proof"}
+        }
+        single = replace(
+            call,
+            method=str(item.get("method", "GET")).upper(),
+            path=f"/{version}/{path}",
+            query={**shared, **query},
+            body=str(item.get("body", "")).encode(),
+        )
+        answer = self.answer(single)
+        headers = [{"name": name, "value": value} for name, value in answer.headers.items()]
+        return {"code": answer.status, "headers": headers, "body": answer.body.decode()}
+
+    # -- tokens -----------------------------------------------------------------------------------------------------
+
+    def _authorize(self, call: Call, params: Mapping[str, str]) -> Grant:
+        token = _bearer(call) or params.get("access_token", "")
+        if not token:
+            raise GraphError(104, "An access token is required to request this resource.")
+        grant = self._checked(token, call.now)
+        proof = params.get("appsecret_proof")
+        if proof is not None and not hmac.compare_digest(proof, _proof(self.world.app.meta_app_secret, token)):
+            raise GraphError(100, "Invalid appsecret_proof provided in the API argument", kind="GraphMethodException")
+        return grant
+
+    def _checked(self, token: str, now: datetime) -> Grant:
+        grant = self.world.mint.read(token)
+        if grant is None or grant.kind is not Kind.META:
+            raise GraphError(190, "Invalid OAuth access token - Cannot parse access token", status=400)
+        if self.world.is_revoked(grant, Platform.META):
+            message = "Error validating access token: The session has been invalidated because the user changed their password"
+            raise GraphError(190, message, subcode=460)
+        if grant.expires and now.timestamp() >= grant.expires:
+            raise GraphError(190, "Error validating access token: Session has expired", subcode=463)
+        return grant
+
+    def _check_app(self, app_id: str, secret: str) -> None:
+        app = self.world.app
+        if app_id != app.meta_app_id:
+            raise GraphError(101, "Error validating application. Cannot get application info due to a system error.")
+        if not hmac.compare_digest(secret.encode(), app.meta_app_secret.encode()):
+            raise GraphError(1, "Error validating client secret.")
+
+    def _exchange(self, call: Call, params: Mapping[str, str]) -> Answer:
+        """A new token for one that is still valid; the old one lives on until its own end."""
+        self._check_app(params.get("client_id", ""), params.get("client_secret", ""))
+        if params.get("grant_type") != "fb_exchange_token":
+            raise GraphError(1, "Unsupported grant type")
+        grant = self._checked(params.get("fb_exchange_token", ""), call.now)
+        now = int(call.now.timestamp())
+        fresh = Grant(Kind.META, grant.user, now + META_TOKEN_SECONDS, grant.generation, now)
+        token = self.world.mint.issue(fresh)
+        return Answer.of({"access_token": token, "token_type": "bearer", "expires_in": META_TOKEN_SECONDS})
+
+    def _debug(self, call: Call, params: Mapping[str, str]) -> Answer:
+        app = self.world.app
+        caller = _bearer(call) or params.get("access_token", "")
+        if caller != f"{app.meta_app_id}|{app.meta_app_secret}":
+            self._checked(caller, call.now)
+        data: dict[str, Any] = {"app_id": app.meta_app_id, "type": "USER", "application": "Sandbox"}
+        grant = self.world.mint.read(params.get("input_token", ""))
+        if grant is None:
+            failure = {"code": 190, "message": "Invalid OAuth access token"}
+            return Answer.of({"data": {**data, "is_valid": False, "error": failure, "scopes": []}})
+        accounts = [account.external_id for account in self.world.accounts_of(grant.user, Platform.META)]
+        data |= {
+            "data_access_expires_at": grant.expires + 30 * 86_400 if grant.expires else 0,
+            "expires_at": grant.expires,
+            "is_valid": True,
+            "issued_at": grant.serial or int(self.world.anchor.timestamp()),
+            "scopes": ["ads_read", "business_management"],
+            "granular_scopes": [{"scope": "ads_read", "target_ids": accounts}],
+            "user_id": str(222_000_000 + grant.user),
+        }
+        try:
+            self._checked(params.get("input_token", ""), call.now)
+        except GraphError as failed:
+            inner = orjson.loads(failed.answer.body)["error"]
+            problem = {"code": inner["code"], "message": inner["message"], "subcode": inner.get("error_subcode", 0)}
+            data |= {"is_valid": False, "error": problem}
+        return Answer.of({"data": data})
+
+    # -- listing ----------------------------------------------------------------------------------------------------
+
+    def _account(self, node: str, grant: Grant) -> AdAccount:
+        account = self.world.account(Platform.META, node.removeprefix("act_"))
+        if account is None or account.user != grant.user:
+            raise _missing(node)
+        return account
+
+    def _entity(self, node: str, grant: Grant) -> tuple[AdAccount, Entity]:
+        for account in self.world.accounts_of(grant.user, Platform.META):
+            if node in account.by_id:
+                return account, account.by_id[node]
+        raise _missing(node)
+
+    def _edge(
+        self, call: Call, params: dict[str, str], account: AdAccount, level: Level, above: Entity | None
+    ) -> Answer:
+        """Entities of one level; deleted and archived ones only when ``effective_status`` names them."""
+        wanted = _statuses(params)
+        found = []
+        for entity in account.entities(level):
+            status = _effective_status(account, entity)
+            shown = status in wanted if wanted else status not in {"DELETED", "ARCHIVED"}
+            inside = above is None or entity.parent == above.external_id or account.campaign_of(entity) is above
+            if shown and inside:
+                found.append(entity)
+        fields = _fields(params) or ["id"]
+        return self._page(call, params, [_entity(account, entity, fields) for entity in found], account=account)
+
+    def _page(
+        self,
+        call: Call,
+        params: dict[str, str],
+        rows: Sequence[Any],
+        *,
+        account: AdAccount | None = None,
+        render: Callable[[Sequence[Any]], list[Any]] = list,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One page after the cursor; the last one has cursors but no ``next``."""
+        try:
+            limit = min(int(params.get("limit", 25)), 5000)
+            start = _offset(params["after"]) if params.get("after") else 0
+        except ValueError:
+            raise GraphError(100, "(#100) Invalid cursors or limit parameter") from None
+        if limit < 1:
+            raise GraphError(100, "(#100) param limit must be positive")
+        empty = "meta_empty_page" in call.troubles and not params.get("after")
+        stop = start if empty else min(start + limit, len(rows))
+        body: dict[str, Any] = {"data": render(rows[start:stop])}
+        if rows:
+            paging: dict[str, Any] = {"cursors": {"before": _cursor(start), "after": _cursor(stop)}}
+            if stop < len(rows):
+                asked = {name: value for name, value in params.items() if name != "after"}
+                paging["next"] = f"{call.base_url}{call.path}?{urlencode({**asked, 'after': _cursor(stop)})}"
+            body["paging"] = paging
+        if params.get("summary") == "true":
+            body["summary"] = {"total_count": len(rows)}
+        return Answer.of(body, headers={**self._usage(call, account), **(headers or {})})
+
+    def _usage(self, call: Call, account: AdAccount | None) -> dict[str, str]:
+        """The usage headers; at 96 % while the fault says so."""
+        self._calls += 1
+        high = "meta_usage_high" in call.troubles
+        share = 96 if high else min(70, self._calls // 20)
+        usage = {"call_count": share, "total_time": share, "total_cputime": share // 2}
+        headers = {"x-app-usage": orjson.dumps(usage).decode()}
+        if account is not None:
+            regain = {"estimated_time_to_regain_access": 0, "ads_api_access_tier": "standard_access"}
+            use_case = {account.external_id: [{"type": "ads_insights", **usage, **regain}]}
+            headers["x-business-use-case-usage"] = orjson.dumps(use_case).decode()
+            per_account = {"acc_id_util_pct": share, "reset_time_duration": 100 if high else 0}
+            headers["x-ad-account-usage"] = orjson.dumps(per_account).decode()
+        return headers
+
+    # -- performance ------------------------------------------------------------------------------------------------
+
+    def _insights(self, call: Call, params: dict[str, str], node: str, grant: Grant) -> Answer:
+        if node.startswith("act_"):
+            account, above = self._account(node, grant), None
+            default = "account"
+        else:
+            account, above = self._entity(node, grant)
+            default = {Level.CAMPAIGN: "campaign", Level.AD_SET: "adset", Level.AD: "ad"}[above.level]
+        params = {"level": default, **params} if above is None else {"level": default, "_above": node, **params}
+        query = _Query(account, params, call.now)
+        if call.method == "POST":
+            run = str(6_000_000 + len(self._runs) + 1)
+            self._runs[run] = _Run(grant.user, account, params, call.now)
+            return Answer.of({"report_run_id": run}, headers=self._usage(call, account))
+        return self._rows(call, params, query)
+
+    def _rows(self, call: Call, params: dict[str, str], query: _Query) -> Answer:
+        rows = query.rows()
+        most = call.troubles.get("meta_reduce_data")
+        if "meta_reduce_data" in call.troubles and len(rows) > (most or 0):
+            message = "Please reduce the amount of data you're asking for, then retry your request"
+            raise GraphError(1, message, status=500)
+        share = 96.0 if "meta_usage_high" in call.troubles else 1.0
+        throttle = {"app_id_util_pct": share, "acc_id_util_pct": share, "ads_api_access_tier": "standard_access"}
+        headers = {"x-fb-ads-insights-throttle": orjson.dumps(throttle).decode()}
+        return self._page(call, params, rows, account=query.account, render=query.render, headers=headers)
+
+    def _poll(self, call: Call, node: str, grant: Grant) -> Answer:
+        """Not done at the first look, done at the second."""
+        run = self._own_run(call, node, grant)
+        run.polls += 1
+        query = _Query(run.account, run.params, call.now)
+        status, percent = ("Job Running", 40) if run.polls == 1 else ("Job Completed", 100)
+        if "meta_job_stuck" in call.troubles:
+            status, percent = "Job Running", 40
+        elif "meta_job_incomplete" in call.troubles:
+            status, percent = "Job Completed", 90
+        body: dict[str, Any] = {"id": node, "account_id": run.account.external_id}
+        if "meta_job_failed" in call.troubles:
+            status, percent = "Job Failed", 70
+            body |= {"error_code": -2, "error_message": "The job failed.", "error_subcode": 2490547}
+        elif "meta_job_skipped" in call.troubles:
+            status, percent = "Job Skipped", 0
+        body |= {
+            "time_ref": int(run.started.timestamp()),
+            "async_status": status,
+            "async_percent_completion": percent,
+            "date_start": query.since.isoformat(),
+            "date_stop": query.until.isoformat(),
+        }
+        if status == "Job Completed":
+            body["time_completed"] = int(call.now.timestamp())
+        return Answer.of(body, headers=self._usage(call, run.account))
+
+    def _results(self, call: Call, params: dict[str, str], node: str, grant: Grant) -> Answer:
+        run = self._own_run(call, node, grant)
+        if run.polls < 2:
+            raise GraphError(2601, "(#2601) Please wait for the report run to finish.", transient=True)
+        page: dict[str, str] = {name: value for name, value in params.items() if name in {"limit", "after"}}
+        return self._rows(call, page, _Query(run.account, run.params, call.now))
+
+    def _own_run(self, call: Call, node: str, grant: Grant) -> _Run:
+        run = self._runs[node]
+        if run.user != grant.user or "meta_run_not_found" in call.troubles:
+            raise _missing(node)
+        return run
+
+
+class _Query:
+    """One insights query: checks its parameters, finds its rows, renders a page of them."""
+
+    def __init__(self, account: AdAccount, params: Mapping[str, str], now: datetime) -> None:
+        self.account, self.now = account, now
+        self.fields = _fields(params) or ["account_id", "impressions", "spend"]
+        unknown = [name for name in self.fields if name not in _METRICS and name not in _LABELS]
+        if unknown:
+            raise GraphError(100, f"(#100) {unknown[0]} is not valid for fields param. please check the documentation")
+        level = params.get("level", "account")
+        if level not in _LEVELS:
+            raise GraphError(100, "(#100) level must be one of the following values: ad, adset, campaign, account")
+        self.level_name, self.level = level, _LEVELS[level]
+        self.hourly: bool = self._breakdown(params)
+        self.windows = self._windows(params)
+        today = now.astimezone(ZoneInfo(account.timezone)).date()
+        self.since, self.until = _range(params, today)
+        self.period = _period(params.get("time_increment", "all_days"), self.since, self.until)
+        self.filters = _filters(params)
+        self.above = params.get("_above")
+
+    def _breakdown(self, params: Mapping[str, str]) -> bool:
+        names = _list(params.get("breakdowns", ""))
+        if not set(names) <= {_HOURLY}:
+            raise GraphError(100, f"(#100) Tried accessing breakdowns {', '.join(names)}", subcode=1504041)
+        return _HOURLY in names
+
+    def _windows(self, params: Mapping[str, str]) -> list[str]:
+        windows = _list(params.get("action_attribution_windows", ""))
+        unknown = set(windows) - _WINDOWS - _GONE_WINDOWS
+        if unknown:
+            raise GraphError(100, "(#100) Invalid action_attribution_windows")
+        return [window for window in windows if window not in _GONE_WINDOWS]
+
+    def rows(self) -> list[_Row]:
+        """The rows of the query, added up over its periods, in time order."""
+        facts = self.account.facts(self.level, self.since, self.until, self.now, hourly=self.hourly)
+        sums: dict[tuple[date, int, int], list[int]] = {}
+        for group, day, hour, *numbers in facts.rows():
+            if self.level is not None and not self._wanted(self.account.entities(self.level)[group]):
+                continue
+            key = (self.period(date.fromordinal(day)), hour, group)
+            known = sums.get(key)
+            sums[key] = numbers if known is None else [old + new for old, new in zip(known, numbers, strict=True)]
+        return [_Row(start, hour, group, *numbers) for (start, hour, group), numbers in sorted(sums.items())]
+
+    def _wanted(self, entity: Entity) -> bool:
+        chain = {entity.level: entity.external_id}
+        above = entity
+        while above.parent is not None:
+            above = self.account.by_id[above.parent]
+            chain[above.level] = above.external_id
+        if self.above is not None and self.above not in chain.values():
+            return False
+        return all(chain.get(level) in values for level, values in self.filters)
+
+    def render(self, rows: Sequence[_Row]) -> list[dict[str, Any]]:
+        """Rows as Meta writes them: text for every number, lists of actions only where there are any."""
+        return [self._one(row) for row in rows]
+
+    def _one(self, row: _Row) -> dict[str, Any]:
+        labels = self._labels(row.group)
+        out: dict[str, Any] = {}
+        for name in self.fields:
+            value = labels.get(name) if name in _LABELS else _METRICS[name](row, self)
+            if value is not None:
+                out[name] = value
+        out["date_start"] = max(row.start, self.since).isoformat()
+        out["date_stop"] = self._stop(row.start).isoformat()
+        if self.hourly:
+            out[_HOURLY] = f"{row.hour:02}:00:00 - {row.hour:02}:59:59"
+        return out
+
+    def _stop(self, start: date) -> date:
+        stop = start
+        while stop < self.until and self.period(stop + timedelta(days=1)) == start:
+            stop += timedelta(days=1)
+        return stop
+
+    def _labels(self, group: int) -> dict[str, str]:
+        account = self.account
+        labels = {
+            "account_id": account.external_id,
+            "account_name": account.name,
+            "account_currency": account.currency,
+        }
+        if self.level is None:
+            return labels
+        entity: Entity | None = account.entities(self.level)[group]
+        while entity is not None:
+            name = {Level.CAMPAIGN: "campaign", Level.AD_SET: "adset", Level.AD: "ad"}[entity.level]
+            labels |= {f"{name}_id": entity.external_id, f"{name}_name": entity.name}
+            if entity.channel:
+                labels["objective"] = entity.channel
+            entity = account.by_id[entity.parent] if entity.parent else None
+        return labels
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    start: date
+    hour: int
+    group: int
+    impressions: int
+    clicks: int
+    spend: int
+    conversions: int
+    revenue: int
+
+
+def _purchases(row: _Row, total: int, query: _Query) -> list[dict[str, str]]:
+    """The purchases (or their value) of a row under each of their names.
+
+    A fifth of them, in whole purchases, count as seen rather than clicked; the windows of the default setting,
+    7d_click and 1d_view, add up to the total.
+    """
+    if query.hourly or not total:
+        return []
+    seen = row.conversions // 5_000_000
+    view = total * seen * 1_000_000 // row.conversions // 10_000 * 10_000 if seen else 0
+    click = total - view
+    late = click // 4 // 1_000_000 * 1_000_000
+    parts = {"1d_click": click - late, "7d_click": click, "28d_click": click, "1d_view": view, "default": total}
+    windows = {window: plain_decimal(parts[window]) for window in query.windows if parts.get(window)}
+    return [{"action_type": name, "value": plain_decimal(total), **windows} for name in _PURCHASES]
+
+
+def _actions(row: _Row, query: _Query) -> list[dict[str, str]] | None:
+    links = row.clicks * 5 // 6
+    windows = {window: str(links) for window in query.windows if window.endswith("_click")}
+    actions = [{"action_type": "link_click", "value": str(links), **windows}] if links else []
+    return actions + _purchases(row, row.conversions, query) or None
+
+
+def _roas(row: _Row, query: _Query) -> list[dict[str, str]] | None:
+    value = ratio(row.revenue, row.spend)
+    if query.hourly or not value:
+        return None
+    return [{"action_type": "omni_purchase", "value": plain_decimal(value)}]
+
+
+def _text(value: int | None) -> str | None:
+    return None if value is None else plain_decimal(value)
+
+
+_METRICS: Final[dict[str, Callable[[_Row, _Query], Any]]] = {
+    "impressions": lambda row, _: str(row.impressions),
+    "clicks": lambda row, _: str(row.clicks),
+    "spend": lambda row, _: plain_decimal(row.spend),
+    "inline_link_clicks": lambda row, _: str(row.clicks * 5 // 6),
+    "reach": lambda row, query: None if query.hourly else str(row.impressions * 3 // 4),
+    "ctr": lambda row, _: _text(ratio(row.clicks, row.impressions, scale=100)),
+    "cpc": lambda row, _: _text(ratio(row.spend, row.clicks * 1_000_000)),
+    "cpm": lambda row, _: _text(ratio(row.spend, row.impressions * 1000)),
+    "actions": _actions,
+    "action_values": lambda row, query: _purchases(row, row.revenue, query) or None,
+    "purchase_roas": _roas,
+}
+_LABELS: Final = frozenset(
+    {"account_id", "account_name", "account_currency", "objective", "date_start", "date_stop"}
+    | {f"{name}_{part}" for name in ("campaign", "adset", "ad") for part in ("id", "name")}
+)
+
+
+# -- small parts ----------------------------------------------------------------------------------------------------
+
+
+def _split(path: str) -> tuple[str, list[str]]:
+    version, *parts = path.strip("/").split("/")
+    return version, parts
+
+
+def _bearer(call: Call) -> str:
+    scheme, _, token = call.headers.get("authorization", "").partition(" ")
+    return token if scheme.lower() in {"bearer", "oauth"} else ""
+
+
+def _proof(secret: str, token: str) -> str:
+    return hmac.new(secret.encode(), token.encode(), hashlib.sha256).hexdigest()
+
+
+def _missing(node: str) -> GraphError:
+    message = (
+        f"Unsupported get request. Object with ID '{node}' does not exist, cannot be loaded due to missing permissions, "
+        "or does not support this operation"
+    )
+    return GraphError(100, message, subcode=33, kind="GraphMethodException")
+
+
+def _cursor(offset: int) -> str:
+    return base64.urlsafe_b64encode(f"c{offset}".encode()).decode().rstrip("=")
+
+
+def _offset(cursor: str) -> int:
+    text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+    if not text.startswith("c"):
+        raise ValueError("not a cursor")
+    return int(text[1:])
+
+
+def _list(text: str) -> list[str]:
+    """A JSON array or a comma list."""
+    if not text.startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return [str(item) for item in orjson.loads(text)]
+    except orjson.JSONDecodeError:
+        raise GraphError(100, "(#100) Invalid parameter: not a JSON array") from None
+
+
+def _fields(params: Mapping[str, str]) -> list[str]:
+    return _list(params.get("fields", ""))
+
+
+def _json(params: Mapping[str, str], name: str) -> Any:
+    try:
+        return orjson.loads(params[name])
+    except orjson.JSONDecodeError:
+        raise GraphError(100, f"(#100) param {name} must be valid JSON") from None
+
+
+def _statuses(params: Mapping[str, str]) -> set[str]:
+    """The statuses asked for, by ``effective_status`` or by ``filtering``."""
+    wanted = set(_list(params.get("effective_status", "")))
+    for condition in _json(params, "filtering") if params.get("filtering") else []:
+        if str(condition.get("field", "")).endswith("effective_status"):
+            wanted |= set(condition.get("value", []))
+    return wanted
+
+
+def _filters(params: Mapping[str, str]) -> list[tuple[Level, set[str]]]:
+    """Conditions on ids in ``filtering``; Meta knows many more, which are refused here rather than ignored."""
+    filters = []
+    for condition in _json(params, "filtering") if params.get("filtering") else []:
+        name, _, part = str(condition.get("field", "")).partition(".")
+        if part == "effective_status":
+            continue
+        if part != "id" or name not in {"campaign", "adset", "ad"} or condition.get("operator") not in {"IN", "EQUAL"}:
+            raise GraphError(100, f"(#100) Filtering field {condition.get('field')} is invalid")
+        value = condition.get("value")
+        level = _LEVELS[name]
+        if level is not None:
+            filters.append((level, {str(item) for item in (value if isinstance(value, list) else [value])}))
+    return filters
+
+
+def _range(params: Mapping[str, str], today: date) -> tuple[date, date]:
+    """The days asked for; the last 30 before today if none are."""
+    if params.get("time_range"):
+        span = _json(params, "time_range")
+        try:
+            since, until = date.fromisoformat(span["since"]), date.fromisoformat(span["until"])
+        except (KeyError, TypeError, ValueError):
+            raise GraphError(100, "(#100) time_range must have since and until as YYYY-MM-DD") from None
+    else:
+        since, until = _preset(params.get("date_preset", "last_30d"), today)
+    if until < since:
+        raise GraphError(100, "(#100) time_range since must not be after until")
+    if (today.year - since.year) * 12 + today.month - since.month > _MONTHS_KEPT:
+        message = "(#3018) The start date of the time range cannot be beyond 37 months from the current date"
+        raise GraphError(3018, message)
+    return since, until
+
+
+def _preset(name: str, today: date) -> tuple[date, date]:
+    if name == "today":
+        return today, today
+    if name == "yesterday":
+        return today - timedelta(days=1), today - timedelta(days=1)
+    days = re.fullmatch(r"last_(3|7|14|28|30|90)d", name)
+    if days is None:
+        raise GraphError(100, f"(#100) date_preset {name} is not known")
+    return today - timedelta(days=int(days[1])), today - timedelta(days=1)
+
+
+def _period(increment: str, since: date, until: date) -> Callable[[date], date]:
+    """The first day of the period that a day belongs to."""
+    if increment == "all_days":
+        return lambda _: since
+    if increment == "monthly":
+        return lambda day: max(since, day.replace(day=1))
+    if not increment.isdigit() or not 1 <= int(increment) <= 90:
+        raise GraphError(100, "(#100) time_increment must be 1 to 90, monthly or all_days")
+    step = int(increment)
+    return lambda day: since + timedelta(days=(day - since).days // step * step)
+
+
+def _minor(micros: int, currency: str) -> str:
+    """Budgets travel in the currency's smallest unit, by Meta's own table."""
+    return str(micros // 1_000_000 if currency in WHOLE_UNITS else micros // 10_000)
+
+
+def _account(account: AdAccount, fields: Sequence[str]) -> dict[str, Any]:
+    whole: dict[str, Any] = {
+        "id": f"act_{account.external_id}",
+        "account_id": account.external_id,
+        "name": account.name,
+        "currency": account.currency,
+        "timezone_name": account.timezone,
+        "timezone_id": 1,
+        "account_status": 1,
+        "amount_spent": _minor(int(account.ledger.spend_micros.sum()), account.currency),
+        "balance": "0",
+        "spend_cap": "0",
+        "min_daily_budget": 100,
+    }
+    return _pick(whole, fields, always="id")
+
+
+def _effective_status(account: AdAccount, entity: Entity) -> str:
+    """An entity's own status, or its parent's where that keeps it from running."""
+    if entity.status is not Status.ACTIVE or entity.parent is None:
+        return entity.status.upper()
+    parent = account.by_id[entity.parent]
+    above = _effective_status(account, parent)
+    if above in {"ACTIVE", "DELETED", "ARCHIVED"}:
+        return above
+    return "CAMPAIGN_PAUSED" if parent.level is Level.CAMPAIGN or above == "CAMPAIGN_PAUSED" else "ADSET_PAUSED"
+
+
+def _entity(account: AdAccount, entity: Entity, fields: Sequence[str]) -> dict[str, Any]:
+    created = entity.created.astimezone(ZoneInfo(account.timezone)).strftime("%Y-%m-%dT%H:%M:%S%z")
+    whole: dict[str, Any] = {
+        "id": entity.external_id,
+        "account_id": account.external_id,
+        "name": entity.name,
+        "status": entity.status.upper(),
+        "configured_status": entity.status.upper(),
+        "effective_status": _effective_status(account, entity),
+        "created_time": created,
+        "updated_time": created,
+    }
+    if entity.daily_budget_micros is not None:
+        budget = _minor(entity.daily_budget_micros, account.currency)
+        whole |= {"daily_budget": budget, "budget_remaining": budget}
+    if entity.level is Level.CAMPAIGN:
+        whole["objective"] = entity.channel
+    else:
+        whole["campaign_id"] = account.campaign_of(entity).external_id
+    if entity.level is Level.AD:
+        whole["adset_id"] = entity.parent
+    return _pick(whole, fields, always="id")
+
+
+_KNOWN_FIELDS: Final = frozenset(
+    "id account_id name status configured_status effective_status created_time updated_time daily_budget lifetime_budget "
+    "budget_remaining objective campaign_id adset_id currency timezone_name timezone_id timezone_offset_hours_utc "
+    "account_status amount_spent balance spend_cap min_daily_budget start_time stop_time buying_type bid_strategy "
+    "optimization_goal special_ad_categories creative business".split()
+)
+
+
+def _pick(whole: Mapping[str, Any], fields: Sequence[str], *, always: str) -> dict[str, Any]:
+    """The fields asked for; those without a value are absent, those that do not exist are refused."""
+    for name in fields:
+        if name not in _KNOWN_FIELDS:
+            raise GraphError(100, f"(#100) Tried accessing nonexisting field ({name})")
+    return {name: whole[name] for name in [*fields, *([] if always in fields else [always])] if name in whole}
