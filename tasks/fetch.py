@@ -25,7 +25,7 @@ from aae.jobs.planning import plan_backfill
 from aae.model import Account, Platform, Slice
 from aae.storage import accounts as account_table
 from aae.storage.engine import reading
-from tasks.limits import deadline, settled, step
+from tasks.limits import Incomplete, deadline, settled, step
 from tasks.resources import clock, platforms, run_id, stores
 
 
@@ -53,8 +53,12 @@ async def choose_accounts(
     run_name="fetch {account}",
     description="Everything one ad account owes: entities, metrics by day and by hour, reconciled and published.",
 )
-async def fetch_account(account: Account, since: date | None, until: date | None, dry_run: bool) -> Any:
-    """One account's outcome, as data; a failed state that carries it if the account still owes numbers."""
+async def fetch_account(account: Account, since: date | None, until: date | None, dry_run: bool) -> AccountOutcome:
+    """One account's outcome.
+
+    Raises:
+        Incomplete: not everything was stored; it carries the outcome, and is retried if trying again may help.
+    """
     log = get_run_logger()
     async with platforms() as context:
         pieces = _override(account, since, until, context.connectors)
@@ -78,7 +82,9 @@ async def fetch_account(account: Account, since: date | None, until: date | None
     log.info("%s %s: %s rows, %s calls, %.1f s", account, outcome.outcome, outcome.rows, outcome.calls, outcome.seconds)
     if outcome.drift is not None and outcome.drift > DRIFT_ALARM:
         log.warning("%s: sums are %.2f %% from the platform's own totals", account, outcome.drift * 100)
-    return outcome if outcome.outcome == "stored" else Failed(message=outcome.detail, data=outcome)
+    if outcome.outcome != "stored":
+        raise Incomplete(outcome.detail or outcome.outcome, outcome=outcome, retry=outcome.retry)
+    return outcome
 
 
 async def fetch_accounts(
@@ -137,6 +143,8 @@ def _override(account: Account, since: date | None, until: date | None, connecto
 async def _outcome(account: Account, state: State[Any]) -> AccountOutcome:
     """What a step ended with, also if it ended badly."""
     result = await state.aresult(raise_on_failure=False)
+    if isinstance(result, Incomplete) and result.outcome is not None:
+        result = result.outcome
     if isinstance(result, AccountOutcome):
         return result
     return AccountOutcome(

@@ -85,14 +85,25 @@ async def settled(running: Any) -> State[Any]:
     return state
 
 
-async def worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Retry everything but what repeating cannot mend.
+class Incomplete(Exception):
+    """A step did a part and owes the rest: its attempt counts as failed, and what was done reaches the flow.
 
-    A step that fails with data instead of an exception says so itself by a field ``retry``.
+    An exception and not a ``Failed`` state with data: Prefect 3.8 commits the result of a returned state before the
+    retry, which then ends at once as "Cached".
     """
-    if isinstance(state.data, BaseException):
-        return not isinstance(state.data, Reauthorize | Skip | Bug | UserError)
-    return bool(getattr(state.data, "retry", True))
+
+    def __init__(self, message: str, *, outcome: Any = None, retry: bool = False) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        self.retry = retry
+
+
+async def worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Retry everything but what repeating cannot mend."""
+    error = state.data
+    if isinstance(error, Incomplete):
+        return error.retry
+    return not isinstance(error, Reauthorize | Skip | Bug | UserError)
 
 
 class Watchdog:
