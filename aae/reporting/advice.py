@@ -29,11 +29,11 @@ from typing import Final, Literal
 
 import pandas as pd
 
+from aae.display import money, number, percent, ratio
 from aae.frames import AccountFrames
 from aae.model import MICROS, Account, Level
 from aae.reporting.insights import DISPERSION
 from aae.reporting.numbers import HISTORY_DAYS, NOTHING, WEEK_DAYS, Sums, ages, sums_by, total
-from aae.reporting.text import money, number, percent, ratio
 
 Kind = Literal["pause_adset", "increase_budget", "decrease_budget", "refresh_creative"]
 
@@ -53,9 +53,9 @@ STEP: Final = Decimal("0.2")
 class Recommendation:
     """One thing to do.
 
-    ``target_id`` and ``target_name`` are the platform's; ``impact_micros`` is the money a week that it is about, in
-    ``currency``; ``confidence`` (0..1) is the chance that the finding is not an accident; ``change`` the proposed
-    relative change of a budget.
+    ``target_id`` and ``target_name`` are the platform's, ``campaign_name`` that of the campaign above (or itself);
+    ``impact_micros`` is the money a week that it is about, in ``currency``; ``confidence`` (0..1) is the chance
+    that the finding is not an accident; ``change`` the proposed relative change of a budget.
     """
 
     kind: Kind
@@ -66,6 +66,7 @@ class Recommendation:
     level: str
     target_id: str
     target_name: str
+    campaign_name: str
     reason: str
     expected_impact: str
     impact_micros: int
@@ -99,7 +100,8 @@ class _Target:
     entity_id: int
     external_id: str
     name: str
-    parent_campaign: int
+    campaign: int
+    campaign_name: str
     budget_micros: int | None
     own: Sums
     rest: Sums
@@ -153,6 +155,7 @@ class _Target:
                 level=self.level,
                 target_id=self.external_id,
                 target_name=self.name,
+                campaign_name=self.campaign_name,
                 reason=reason,
                 expected_impact=impact,
                 impact_micros=micros,
@@ -175,7 +178,7 @@ def recommend(frames: AccountFrames, rows: pd.DataFrame) -> list[Recommendation]
 
     paused = _significant(_pause(target, busy_days.get(target.entity_id, 0)) for target in ad_sets)
     ids = {found.entity_id for found in paused}
-    parents = {target.parent_campaign for target in ad_sets if target.entity_id in ids}
+    parents = {target.campaign for target in ad_sets if target.entity_id in ids}
     budgeted = [t for t in campaigns + ad_sets if t.budget_micros and t.entity_id not in ids | parents]
     decreased = _significant(map(_decrease, budgeted))
     increased = _significant(_increase(target, _full_days(week, target)) for target in budgeted)
@@ -186,6 +189,7 @@ def recommend(frames: AccountFrames, rows: pd.DataFrame) -> list[Recommendation]
 
 def _targets(frames: AccountFrames, sums: dict[int, Sums], whole: Sums, level: Level) -> list[_Target]:
     entities = frames.entities
+    names = dict(zip(entities["entity_id"], entities["name"], strict=True))
     chosen = entities[
         (entities["level"] == level) & (entities["status"] == "active") & entities["entity_id"].isin(list(sums))
     ]
@@ -196,7 +200,8 @@ def _targets(frames: AccountFrames, sums: dict[int, Sums], whole: Sums, level: L
             entity_id=row["entity_id"],
             external_id=row["external_id"],
             name=row["name"],
-            parent_campaign=row["campaign_id"],
+            campaign=row["campaign_id"],
+            campaign_name=names.get(row["campaign_id"], row["name"]),
             budget_micros=None if pd.isna(row["daily_budget_micros"]) else int(row["daily_budget_micros"]),
             own=sums[row["entity_id"]],
             rest=whole - sums[row["entity_id"]],

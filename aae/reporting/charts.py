@@ -15,9 +15,9 @@ from typing import Any, Final
 import altair as alt
 import vl_convert
 
+from aae.display import clean, currency_decimals, money
 from aae.reporting.numbers import NOTHING, WEEK_DAYS
 from aae.reporting.report import CampaignLine, Report, Section, TrendPoint
-from aae.reporting.text import clean, currency_decimals, money
 
 WIDTH: Final = 624
 """Shown width in CSS pixels: the report's column."""

@@ -17,9 +17,9 @@ from decimal import Decimal
 from math import exp, log, sqrt
 from typing import Final, Literal
 
+from aae.display import clean, money, number, percent, ratio
 from aae.model import MICROS
 from aae.reporting.numbers import NOTHING, Compared, Metric, Sums
-from aae.reporting.text import clean, money, number, percent, ratio
 
 Ratio = Literal["cpa", "roas"]
 
@@ -81,7 +81,8 @@ class Change:
 
 def split(metric: Ratio, base: Sums, day: Sums) -> Split | None:
     """The change of a ratio from ``base`` to ``day`` over its funnel; None unless every step is known on both sides."""
-    if not (base.complete and day.complete):
+    both = base + day
+    if both.conversions_missing or (metric == "roas" and both.revenue_missing):
         return None
     old, new = _funnel(metric, base), _funnel(metric, day)
     if old is None or new is None:
@@ -182,8 +183,13 @@ def describe_day(
     currency: str,
     why: Split | None,
     cause: str | None,
+    *,
+    young: bool = False,
 ) -> str:
-    """The day of one currency in a sentence; ``cause`` is the name of the campaign that did most."""
+    """The day of one currency in a sentence.
+
+    ``cause`` is the name of the campaign that did most; ``young`` says that conversions are still arriving.
+    """
     day = compared.day
     if not day.delivered:
         earlier = compared.average("spend")
@@ -197,10 +203,10 @@ def describe_day(
         said = f"Spend steady at {spent}"
     else:
         said = f"Spend {'up' if change > 0 else 'down'} {percent(abs(change))} to {spent}"
-    return f"{said}; {_results(compared, currency, why, cause)}"
+    return f"{said}; {_results(compared, currency, why, cause, young)}"
 
 
-def _results(compared: Compared, currency: str, why: Split | None, cause: str | None) -> str:
+def _results(compared: Compared, currency: str, why: Split | None, cause: str | None, young: bool) -> str:
     day = compared.day
     if day.conversions is None:
         return "conversions not told by the platform"
@@ -210,7 +216,8 @@ def _results(compared: Compared, currency: str, why: Split | None, cause: str | 
     value = ratio(day.roas) if metric == "roas" else money(day.cpa, currency)
     if why:
         source = f", mostly {_STEP_NAMES[why.main_step]}" + (f" on {clean(cause, limit=60)}" if cause else "")
-        return f"{metric.upper()} {percent(abs(why.change))} {'worse' if why.worse else 'better'} at {value}{source}"
+        verdict = f"{'worse' if why.worse else 'better'}{' so far' if young and why.worse else ''}"
+        return f"{metric.upper()} {percent(abs(why.change))} {verdict} at {value}{source}"
     change = compared.change("cpa")
     if change is None:
         return f"CPA {value}"

@@ -74,11 +74,6 @@ class Sums:
         return None if self.rows and self.revenue_missing == self.rows else from_micros(self.revenue_micros)
 
     @property
-    def complete(self) -> bool:
-        """Whether every row tells both conversions and revenue."""
-        return not self.conversions_missing and not self.revenue_missing
-
-    @property
     def cpa(self) -> Decimal | None:
         """Spend per conversion, where conversions are told; None without any."""
         return _quotient(self.conversions_spend_micros, self.conversions_micros)

@@ -21,14 +21,7 @@ import css_inline
 import jinja2
 from markupsafe import Markup
 
-from aae.model import Platform
-from aae.reporting.advice import Kind
-from aae.reporting.charts import charts as draw
-from aae.reporting.charts import describe
-from aae.reporting.insights import Split, describe_mix, describe_split
-from aae.reporting.numbers import METRICS, Compared, Metric, Sums
-from aae.reporting.report import CampaignLine, LateAccount, Report, Section
-from aae.reporting.text import (
+from aae.display import (
     DASH,
     clean,
     csv_text,
@@ -38,6 +31,13 @@ from aae.reporting.text import (
     percent,
     ratio,
 )
+from aae.model import Platform
+from aae.reporting.advice import Kind
+from aae.reporting.charts import charts as draw
+from aae.reporting.charts import describe
+from aae.reporting.insights import Split, describe_mix, describe_split
+from aae.reporting.numbers import METRICS, Compared, Metric, Sums
+from aae.reporting.report import CampaignLine, LateAccount, Report, Section
 
 ROWS: Final = 12
 """Rows of a list in HTML and Markdown; a mail over 100 kB is clipped by its reader. The CSV has all."""

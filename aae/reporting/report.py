@@ -149,7 +149,7 @@ class Report:
     user_name: str
     report_date: date
     created_at: datetime
-    completeness: Decimal
+    completeness: float
     headline: str
     sections: tuple[Section, ...]
     incidents: tuple[IncidentNote, ...]
@@ -192,7 +192,7 @@ class Report:
         return {
             "report_date": self.report_date.isoformat(),
             "headline": self.headline,
-            "completeness": str(self.completeness),
+            "completeness": self.completeness,
             "accounts": self.accounts_total,
             "late": [
                 {"platform": str(late.account.platform), "account": late.account.external_id, "reason": late.reason}
@@ -249,7 +249,7 @@ def build_report(
         user_name=user_name,
         report_date=bears,
         created_at=now,
-        completeness=round(Decimal(len(frames) - len(late)) / len(frames), 4) if frames else Decimal(1),
+        completeness=round((len(frames) - len(late)) / len(frames), 4) if frames else 1.0,
         headline=_headline(sections, late),
         sections=sections,
         incidents=tuple(sorted(incidents, key=_incident_order)),
@@ -285,7 +285,9 @@ def _section(
     advice.sort(key=lambda found: (-found.impact_micros, found.account_id, found.target_id))
     return Section(
         currency=currency,
-        headline=describe_day(compared, currency, why, cause),
+        headline=describe_day(
+            compared, currency, why, cause, young=any(_is_young(line.account, line.day, now) for line in accounts)
+        ),
         compared=compared,
         accounts=tuple(accounts),
         campaigns=tuple(campaigns),
