@@ -20,12 +20,28 @@ from aae.jobs.context import Stores
 from aae.jobs.fetch import read_hot_frames
 from aae.jobs.telling import tell
 from aae.notify import messages
+from aae.notify.messages import IncidentNews
 from aae.storage import accounts, incidents
 from aae.storage.accounts import User
 from aae.storage.engine import reading
 from aae.storage.incidents import IncidentRow
 
 Sensitivity = Literal["low", "medium", "high"]
+
+_TOLD = (
+    "metric",
+    "level",
+    "entity_name",
+    "platform",
+    "current",
+    "expected",
+    "deviation",
+    "currency",
+    "stake_micros",
+    "cause",
+    "recommendation",
+)
+"""What a notification needs of a finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,33 +115,28 @@ def _keep(
             judged_accounts=judged,
         )
         before = {row.id: row for row in (*open_rows, *ended_rows)}
-        for change in changes:
-            _apply(connection, stores, user, change, before, now=now)
+        news = [told for change in changes if (told := _apply(connection, change, before, now=now)) is not None]
+        for note in messages.anomaly_alerts(news, user_id=user.id, public_url=stores.settings.public_url):
+            tell(connection, user, note, now=now)
         for frame in frames:
             accounts.set_detected_version(connection, frame.account.id, frame.version)
     return changes
 
 
 def _apply(
-    connection: Connection, stores: Stores, user: User, change: Change, before: dict[int, IncidentRow], *, now: datetime
-) -> None:
-    """Write one change, its event and what is to be told of it; nothing if another run was quicker."""
+    connection: Connection, change: Change, before: dict[int, IncidentRow], *, now: datetime
+) -> IncidentNews | None:
+    """Write one change and its event; what is to be told of it, nothing if another run was quicker."""
     data = _data(change, before)
     incident_id = _write(connection, change, data, now=now)
     if incident_id is None:
-        return
+        return None
     if change.kind != "update":
         incidents.add_event(connection, incident_id, at=now, state=change.state, severity=change.severity, data=data)
-    if change.notify:
-        note = messages.anomaly_alert(
-            incident_id=incident_id,
-            change=change.kind,
-            severity=change.severity,
-            data=data,
-            at=now,
-            public_url=stores.settings.public_url,
-        )
-        tell(connection, user, note, now=now)
+    if not change.notify:
+        return None
+    told: dict[str, Any] = {name: data.get(name) for name in _TOLD}
+    return IncidentNews(incident_id, change.state, change.severity, at=now, **told)
 
 
 def _write(connection: Connection, change: Change, data: dict[str, Any], *, now: datetime) -> int | None:
