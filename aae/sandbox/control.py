@@ -45,6 +45,7 @@ def routes(bench: Bench) -> list[Route]:
         Route("/clock", _json(desk.clock), methods=["GET", "POST"]),
         Route("/faults", _json(desk.faults), methods=["GET", "POST", "DELETE"]),
         Route("/incidents", _json(desk.incidents)),
+        Route("/traps", _json(desk.traps)),
         Route("/ledger", _json(desk.ledger)),
         Route("/calls", _json(desk.calls), methods=["GET", "DELETE"]),
     ]
@@ -119,14 +120,14 @@ class _Desk:
                 faults.add(one)
         return {"active": faults.as_list(), "known": {name: kind.description for name, kind in CATALOGUE.items()}}
 
-    async def incidents(self, request: Request) -> dict[str, Any]:
-        """The labels of what has begun by now; ``?all=1`` also what is still to come."""
-        now, world = self.bench.clock.now(), self.bench.world
-        everything = request.query_params.get("all") == "1"
-        return {
-            "incidents": [asdict(one) for one in world.incidents if everything or one.since <= now],
-            "traps": [asdict(one) for one in world.traps if everything or one.since <= now],
-        }
+    async def incidents(self, request: Request) -> list[dict[str, Any]]:
+        """The labels of the incidents that have begun by now; ``?all=1`` also of those to come."""
+        now, everything = self.bench.clock.now(), request.query_params.get("all") == "1"
+        return [asdict(one) for one in self.bench.world.incidents if everything or one.since <= now]
+
+    async def traps(self, _: Request) -> list[dict[str, Any]]:
+        """What looks like an incident and is none."""
+        return [asdict(one) for one in self.bench.world.traps]
 
     async def ledger(self, request: Request) -> dict[str, Any]:
         """The truth as of the clock: ``?account=platform:id&granularity=daily|hourly&since=&until=``."""

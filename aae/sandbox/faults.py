@@ -16,7 +16,7 @@ import orjson
 
 from aae.errors import UserError
 from aae.model import Platform
-from aae.sandbox import google, meta, tiktok
+from aae.sandbox import google, graph, tiktok
 from aae.sandbox.wire import Answer, Call, Subject
 
 
@@ -125,7 +125,7 @@ class Faults:
 
 
 def _graph(code: int, message: str, **more: Any) -> Reply:
-    return lambda call, subject, value: meta.error(code, message, **more)
+    return lambda call, subject, value: graph.error(code, message, **more)
 
 
 def _meta_throttled(call: Call, subject: Subject, value: float | None) -> Answer:
@@ -136,17 +136,17 @@ def _meta_throttled(call: Call, subject: Subject, value: float | None) -> Answer
     tier = {"estimated_time_to_regain_access": minutes, "ads_api_access_tier": "standard_access"}
     header = {"x-business-use-case-usage": orjson.dumps({account: [{**usage, **tier}]}).decode()}
     message = "(#80000) There have been too many calls from this ad-account. Wait a bit and try again."
-    return meta.error(80000, message, subcode=2446079, headers=header)
+    return graph.error(80000, message, subcode=2446079, headers=header)
 
 
 def _meta_app_throttled(call: Call, subject: Subject, value: float | None) -> Answer:
     header = {"x-app-usage": '{"call_count":100,"total_time":80,"total_cputime":80}'}
-    return meta.error(4, "(#4) Application request limit reached", subcode=1504022, headers=header, status=403)
+    return graph.error(4, "(#4) Application request limit reached", subcode=1504022, headers=header, status=403)
 
 
 def _meta_error_in_200(call: Call, subject: Subject, value: float | None) -> Answer:
     message = "An unexpected error has occurred. Please retry your request later."
-    return meta.error(2, message, status=200, transient=True)
+    return graph.error(2, message, status=200, transient=True)
 
 
 def _envelope(code: int, message: str) -> Reply:

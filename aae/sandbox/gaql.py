@@ -166,10 +166,10 @@ class _Parser:
         return name, descending
 
     def number(self) -> int:
-        token = self.take()
-        if not token.isdigit() or token == "0":
+        word = self.take()
+        if not word.isdigit() or word == "0":
             raise QueryError("BAD_LIMIT_VALUE", "LIMIT must be a positive number.")
-        return int(token)
+        return int(word)
 
     def value(self) -> str:
         token = self.take()

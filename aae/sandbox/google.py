@@ -85,9 +85,9 @@ class GoogleApi:
         match = re.search(r"/customers/(\d+)/", call.path)
         text = str(call.json().get("query", ""))
         if "metrics." not in text:
-            return Subject(Purpose.LISTING, match and match[1] or None)
+            return Subject(Purpose.LISTING, match[1] if match else None)
         totals = re.search(r"\bFROM\s+customer\b", text, re.IGNORECASE)
-        return Subject(Purpose.TOTALS if totals else Purpose.METRICS, match and match[1] or None)
+        return Subject(Purpose.TOTALS if totals else Purpose.METRICS, match[1] if match else None)
 
     def answer(self, call: Call) -> Answer:
         """Any call."""
@@ -244,10 +244,10 @@ class _Source:
     def above(self, level: Level) -> Entity:
         """The entity of a level at or above this row's own."""
         entity = self.entity
-        while entity is not None and entity.level is not level:
-            assert isinstance(self.account, AdAccount) and entity.parent
+        if entity is None or isinstance(self.account, _Manager):
+            raise LookupError("this row is of no entity")
+        while entity.level is not level and entity.parent is not None:
             entity = self.account.by_id[entity.parent]
-        assert entity is not None
         return entity
 
 
@@ -467,7 +467,7 @@ def _path(field: str) -> tuple[str, ...]:
 
 def _batch(query: Query, rows: Sequence[_Source]) -> dict[str, Any]:
     """Rows as JSON; ``results`` is missing where there are none."""
-    level, fields = _RESOURCES[query.resource]
+    fields = _RESOURCES[query.resource][1]
     names = list(query.fields)
     for name in query.fields:
         # The name of each selected resource comes along unasked.

@@ -35,7 +35,7 @@ class Conversions:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Rows with anything in them, sorted by day, hour, group. ``day`` is a date's ordinal, ``group`` the index asked by."""
+    """Rows with anything in them, sorted by day, hour, group; ``day`` is a date's ordinal."""
 
     group: IntArray
     day: IntArray

@@ -7,9 +7,9 @@ future has been made.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from functools import cache
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -21,10 +21,13 @@ from aae.sandbox.incidents import Effect
 from aae.sandbox.ledger import Conversions, IntArray, Ledger
 
 FloatArray = npt.NDArray[np.float64]
+Stream = Callable[[str], np.random.Generator]
 
 _HOURS: Final = np.array(
-    [0.55, 0.4, 0.32, 0.3, 0.32, 0.42, 0.6, 0.8, 0.95, 1.03, 1.08, 1.12]
-    + [1.2, 1.18, 1.1, 1.08, 1.12, 1.22, 1.38, 1.52, 1.6, 1.5, 1.22, 0.85]
+    [
+        *(0.55, 0.4, 0.32, 0.3, 0.32, 0.42, 0.6, 0.8, 0.95, 1.03, 1.08, 1.12),
+        *(1.2, 1.18, 1.1, 1.08, 1.12, 1.22, 1.38, 1.52, 1.6, 1.5, 1.22, 0.85),
+    ]
 )
 """Delivery by local hour, mean about 1: quiet nights, busy evenings."""
 
@@ -107,6 +110,7 @@ class Business:
 def simulate(
     seed: int,
     key: str,
+    *,
     hours: Hours,
     habits: Sequence[Habit],
     business: Business,
@@ -138,9 +142,7 @@ def simulate(
 
     luck = stream("cvr").gamma(40.0, 1 / 40.0, (len(days), len(habits)))[day_of]
     bought = stream("conversions").poisson(clicks * _column(habits, "cvr") * factor["cvr"] * luck).astype(np.int64)
-    conversions = _conversions(
-        seed, key, hours, bought, _column(habits, "order_value") * factor["order_value"], business
-    )
+    conversions = _conversions(stream, hours, bought, _column(habits, "order_value") * factor["order_value"], business)
     for influence in influences:
         if influence.effect.lost:
             conversions = _lose(conversions, influence, len(habits))
@@ -167,13 +169,9 @@ def _factors(hours: Hours, shape: tuple[int, int], influences: Sequence[Influenc
 
 
 def _conversions(
-    seed: int, key: str, hours: Hours, bought: IntArray, order_value: FloatArray, business: Business
+    stream: Stream, hours: Hours, bought: IntArray, order_value: FloatArray, business: Business
 ) -> Conversions:
     """One entry per purchase, with its value and the moment it is known."""
-
-    def stream(name: str) -> np.random.Generator:
-        return np.random.default_rng([seed, zlib.crc32(f"{key}/{name}".encode())])
-
     cell = np.repeat(np.arange(bought.size, dtype=np.int64), bought.ravel())
     total = len(cell)
     mixture = np.searchsorted(np.cumsum([share for share, _ in _DELAYS])[:-1], stream("mixture").random(total))
@@ -199,8 +197,3 @@ def _lose(conversions: Conversions, influence: Influence, leaves: int) -> Conver
     during = (conversions.arrives >= since) & (conversions.arrives < until)
     hit = np.isin(conversions.cell % leaves, influence.leaves)
     return conversions.keep(~(during & hit))
-
-
-def utc(moment: float) -> datetime:
-    """Epoch seconds as an aware UTC datetime."""
-    return datetime.fromtimestamp(moment, UTC)

@@ -210,8 +210,7 @@ class TikTokApi:
         unknown = [name for name in metrics if name not in known]
         if unknown:
             raise TikTokError(40002, f"Invalid metric fields: {unknown}, no relation to the dimensions.")
-        since, until = _range(query, time)
-        rows = self._rows(call, account, level, since, until, time)
+        rows = self._rows(call, account, level, _range(query, time), time)
         if level is not None:
             name = f"{_NAMES[level]}_status"
             shown = _shown_rows(_json(query, "filtering", []), name)
@@ -219,13 +218,13 @@ class TikTokApi:
             rows = [row for row in rows if shown(_gone(account, entities[row[0]]))]
             rows = _only_ids(rows, _json(query, "filtering", []), level, account)
         dash = "tiktok_dash_metrics" in call.troubles
-        return _page(call, query, rows, lambda row: _row(account, level, row, time, metrics, dash))
+        return _page(call, query, rows, lambda row: _row(account, level, row, time, metrics, dash=dash))
 
     def _rows(
-        self, call: Call, account: AdAccount, level: Level | None, since: date, until: date, time: str | None
+        self, call: Call, account: AdAccount, level: Level | None, span: tuple[date, date], time: str | None
     ) -> list[tuple[int, ...]]:
         """Rows as (entity, day, hour, impressions, clicks, spend, conversions, revenue)."""
-        rows = account.facts(level, since, until, call.now, hourly=time == "stat_time_hour").rows()
+        rows = account.facts(level, *span, call.now, hourly=time == "stat_time_hour").rows()
         if time is None:
             sums: dict[int, tuple[int, ...]] = {}
             for row in rows:
@@ -240,7 +239,13 @@ class TikTokApi:
 
 
 def _row(
-    account: AdAccount, level: Level | None, row: tuple[int, ...], time: str | None, metrics: Sequence[str], dash: bool
+    account: AdAccount,
+    level: Level | None,
+    row: tuple[int, ...],
+    time: str | None,
+    metrics: Sequence[str],
+    *,
+    dash: bool,
 ) -> dict[str, Any]:
     group, day, hour, *numbers = row
     dimensions: dict[str, str] = {}

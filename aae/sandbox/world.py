@@ -26,12 +26,12 @@ class AppCredentials:
     """What the platforms know our app by. They guard nothing: the sandbox listens on this machine only."""
 
     meta_app_id: str = "100200300400500"
-    meta_app_secret: str = "sandbox-meta-app-secret"
+    meta_app_secret: str = "sandbox-meta-app-secret"  # noqa: S105 - a sandbox has no secrets
     tiktok_app_id: str = "7100000000000000001"
-    tiktok_secret: str = "sandbox-tiktok-secret"
+    tiktok_secret: str = "sandbox-tiktok-secret"  # noqa: S105 - a sandbox has no secrets
     google_client_id: str = "sandbox.apps.googleusercontent.example"
-    google_client_secret: str = "sandbox-google-client-secret"
-    google_developer_token: str = "sandbox-developer-token"
+    google_client_secret: str = "sandbox-google-client-secret"  # noqa: S105 - a sandbox has no secrets
+    google_developer_token: str = "sandbox-developer-token"  # noqa: S105 - a sandbox has no secrets
 
 
 APP: Final = AppCredentials()
@@ -45,12 +45,12 @@ GOOGLE_TOKEN_SECONDS: Final = 3599
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """An account of the cast. ``token``: fresh, expiring (within 24 h of the anchor) or revoked."""
+    """An account of the cast. ``login``: fresh, expiring (within 24 h of the anchor) or revoked."""
 
     platform: Platform
     currency: str
     timezone: str
-    token: str = "fresh"
+    login: str = "fresh"
     managed: bool = False
 
 
@@ -59,7 +59,7 @@ _CAST: Final[tuple[tuple[str, str, tuple[Seat, ...]], ...]] = (
         "ada",
         "Ada Winter",
         (
-            Seat(Platform.META, "USD", "America/New_York", token="expiring"),
+            Seat(Platform.META, "USD", "America/New_York", login="expiring"),
             Seat(Platform.TIKTOK, "USD", "America/Los_Angeles"),
             Seat(Platform.GOOGLE, "USD", "America/New_York", managed=True),
         ),
@@ -80,7 +80,7 @@ _CAST: Final[tuple[tuple[str, str, tuple[Seat, ...]], ...]] = (
         (
             Seat(Platform.META, "EUR", "Europe/Paris"),
             Seat(Platform.TIKTOK, "GBP", "Europe/London"),
-            Seat(Platform.GOOGLE, "GBP", "Europe/London", token="revoked"),
+            Seat(Platform.GOOGLE, "GBP", "Europe/London", login="revoked"),
         ),
     ),
 )
@@ -159,7 +159,9 @@ class World:
         """
         if now.tzinfo is None:
             raise ValueError("the world needs an aware moment to be anchored at")
-        return _Maker(seed, now.astimezone(UTC), days, ahead, big_campaigns, ads_per_ad_set).make(users)
+        return _Maker(seed, now.astimezone(UTC), days=days, ahead=ahead, big=big_campaigns, ads=ads_per_ad_set).make(
+            users
+        )
 
     @cached_property
     def mint(self) -> Mint:
@@ -228,7 +230,7 @@ class World:
 class _Maker:
     """Draws a world. One generator per account for its structure, so that accounts do not disturb each other."""
 
-    def __init__(self, seed: int, anchor: datetime, days: int, ahead: int, big: int, ads: int) -> None:
+    def __init__(self, seed: int, anchor: datetime, *, days: int, ahead: int, big: int, ads: int) -> None:
         self.seed, self.anchor, self.days, self.ahead = seed, anchor, days, ahead
         self.big, self.ads = _BIG[:big], ads
         self.incidents: list[Incident] = []
@@ -246,8 +248,8 @@ class _Maker:
             people.append(user)
             for seat in seats:
                 accounts.append(self.account(user, seat, number=len(accounts)))
-                expiring |= {(index, seat.platform)} if seat.token == "expiring" else set()
-                revoked |= {(index, seat.platform)} if seat.token == "revoked" else set()
+                expiring |= {(index, seat.platform)} if seat.login == "expiring" else set()
+                revoked |= {(index, seat.platform)} if seat.login == "revoked" else set()
         accounts += [self.cancelled(account) for account in accounts if account.manager]
         return World(
             seed=self.seed,
@@ -265,7 +267,7 @@ class _Maker:
         rng = np.random.default_rng([self.seed, number, 1])
         local = self.anchor.astimezone(ZoneInfo(seat.timezone)).date()
         timeline = hours(seat.timezone, local - timedelta(days=self.days), local + timedelta(days=self.ahead))
-        tree = _Tree(rng, seat, self.anchor, self.days, number, self.ads)
+        tree = _Tree(rng, seat, anchor=self.anchor, days=self.days, number=number, ads_per_ad_set=self.ads)
         tree.grow(self.sketches(seat.platform))
         external_id = tree.account_id
         big = [tree.campaigns[index] for index in range(len(self.big))]
@@ -282,7 +284,14 @@ class _Maker:
             fractional=seat.platform is Platform.GOOGLE,
             quantum=money_quantum(seat.currency),
         )
-        ledger = simulate(self.seed, f"account {number}", timeline, tree.habits, business, influences)
+        ledger = simulate(
+            self.seed,
+            f"account {number}",
+            hours=timeline,
+            habits=tree.habits,
+            business=business,
+            influences=influences,
+        )
         return AdAccount(
             user=user.index,
             platform=seat.platform,
@@ -345,7 +354,7 @@ class _Maker:
             ad_sets=(),
             ads=(),
             leaves=(),
-            ledger=simulate(self.seed, "cancelled", timeline, [], business, []),
+            ledger=simulate(self.seed, "cancelled", hours=timeline, habits=[], business=business, influences=[]),
             enabled=False,
         )
 
@@ -354,7 +363,14 @@ class _Tree:
     """Grows one account's campaigns, ad sets, ads, leaves and their habits, in that order."""
 
     def __init__(
-        self, rng: np.random.Generator, seat: Seat, anchor: datetime, days: int, number: int, ads_per_ad_set: int
+        self,
+        rng: np.random.Generator,
+        seat: Seat,
+        *,
+        anchor: datetime,
+        days: int,
+        number: int,
+        ads_per_ad_set: int,
     ) -> None:
         self.rng, self.seat, self.anchor, self.days = rng, seat, anchor, days
         self.ads_per_ad_set = ads_per_ad_set
