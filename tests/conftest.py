@@ -124,8 +124,7 @@ def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "aae.db"
     with _connected(f"sqlite:///{path}") as engine:
         database.upgrade(engine)
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    # Closing the last connection has moved everything from the write-ahead log into the file.
     return path
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, select
 from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_in
+from sqlalchemy.exc import IntegrityError
 
 from aae.storage.bulk import add_once
 from aae.storage.schema import incident_events, incidents
@@ -141,17 +142,11 @@ def reopen(
     data: Mapping[str, Any],
 ) -> bool:
     """Open a resolved incident again; False if it is open already, or another of its fingerprint is."""
-    fingerprint = connection.execute(
-        select(incidents.c.fingerprint).where(incidents.c.id == incident_id)
-    ).scalar_one_or_none()
-    taken = select(incidents.c.id).where(incidents.c.open_fingerprint == fingerprint)
-    if fingerprint is None or connection.execute(taken).first() is not None:
-        return False
-    changed = connection.execute(
+    again = (
         update_in(incidents)
         .where(incidents.c.id == incident_id, incidents.c.open_fingerprint.is_(None))
         .values(
-            open_fingerprint=fingerprint,
+            open_fingerprint=incidents.c.fingerprint,
             state=state,
             severity=severity,
             stake=stake,
@@ -160,7 +155,11 @@ def reopen(
             resolved_at=None,
         )
     )
-    return changed.rowcount == 1
+    try:
+        with connection.begin_nested():
+            return connection.execute(again).rowcount == 1
+    except IntegrityError:
+        return False
 
 
 def add_event(
