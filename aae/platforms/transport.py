@@ -361,7 +361,7 @@ class Transport:
         """One request over the wire. Errors are re-made outside the ``except``: httpx's own may hold the address."""
         if self._client is None:
             raise RuntimeError("the transport is used outside its context")
-        self._calls[call.platform, call.account][call.purpose] += 1
+        self._calls[call.platform, call.account][call.purpose.value] += 1
         problem: Retry | Bug
         try:
             async with asyncio.timeout(self._timeout):

@@ -124,7 +124,7 @@ async def _run(graph: Graph, question: Mapping[str, str], caller: Caller) -> str
 
     Raises:
         Reduce: it failed or was skipped, for which Meta rarely gives a reason; its size is the usual one.
-        Retry: it is not done in time.
+        Retry: it is lost, or not done in time.
     """
     made = await graph.post(f"act_{caller.account}/insights", question, caller, Purpose.POLL)
     run = read.id(made.get("report_run_id"), "report_run_id")
@@ -133,8 +133,10 @@ async def _run(graph: Graph, question: Mapping[str, str], caller: Caller) -> str
         try:
             state = await graph.get(run, {}, caller, Purpose.POLL, fresh=True)
         except Skip as skip:
-            if skip.code != "100/33" or look >= _RACE_LOOKS:
+            if skip.code != "100/33":
                 raise
+            if look >= _RACE_LOOKS:
+                raise Retry(f"Meta lost a report for account {caller.account}.", code=skip.code) from None
             continue
         status = state.get("async_status")
         if status == "Job Completed" and state.get("async_percent_completion") == 100:

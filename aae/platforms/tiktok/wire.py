@@ -85,17 +85,15 @@ class Business:
             got += len(rows)
             if rows:
                 yield rows
-            info = data.get("page_info")
-            if info is None:  # without it a short page is the only sign of the end
+            info = read.record(data.get("page_info", {}), "page_info")
+            if "total_page" not in info:  # without it a short page is the only sign of the end
                 if len(rows) < PAGE_SIZE:
                     return
-                continue
-            total_pages = read.count(read.record(info, "page_info").get("total_page"), "total_page")
-            if number >= total_pages:
-                if got < read.count(info.get("total_number", got), "total_number"):
+            elif number >= read.count(info["total_page"], "total_page"):
+                if got < read.count(info.get("total_number", 0), "total_number"):
                     raise Retry(f"TikTok cut a listing short for account {caller.account}.", code="cut")
                 return
-            if not rows:
+            elif not rows:
                 raise Retry(f"TikTok sent an empty page amid a listing for account {caller.account}.", code="cut")
         raise read.bug("more pages than can be")
 
