@@ -39,18 +39,21 @@ cost; Meta and TikTok refresh several times an hour, so one hour is ample."""
 
 _AGES: Final = np.log1p(np.array([0, 1, 3, 6, 12, 24, 48, 72, 168, 336, 672], dtype=float))
 _SHARES: Final = {
-    Platform.META: np.array([0.30, 0.45, 0.55, 0.62, 0.70, 0.79, 0.88, 0.93, 0.985, 1.0, 1.0]),
-    Platform.TIKTOK: np.array([0.30, 0.45, 0.56, 0.63, 0.71, 0.80, 0.89, 0.94, 0.99, 1.0, 1.0]),
-    Platform.GOOGLE: np.array([0.22, 0.36, 0.46, 0.54, 0.63, 0.73, 0.83, 0.88, 0.95, 0.98, 1.0]),
+    Platform.META: np.array([0.10, 0.32, 0.48, 0.59, 0.69, 0.79, 0.88, 0.93, 0.985, 1.0, 1.0]),
+    Platform.TIKTOK: np.array([0.10, 0.32, 0.49, 0.60, 0.70, 0.80, 0.89, 0.94, 0.99, 1.0, 1.0]),
+    Platform.GOOGLE: np.array([0.05, 0.25, 0.40, 0.52, 0.63, 0.73, 0.83, 0.88, 0.95, 0.98, 1.0]),
 }
 """Share of a click's final conversions that is known this many hours after it, until an account's own is learnt.
 
-Most orders follow the click within minutes, the rest within the attribution window: 7 days after a click on Meta and
+Reporting itself takes up to an hour. Many orders follow the click at once, the rest within the attribution window: 7 days after a click on Meta and
 commonly on TikTok, 30 on Google, which also models conversions up to 15 h late and dates them back to the click.
 """
 
 MATURITY_DOUBT: Final = 0.5
 """One standard deviation of a share's error, as a part of what is still to come: a share of 0.6 is good to 0.2."""
+
+GROWN_DAYS: Final = 10
+"""Days after which an entity has a usual spend: before, it is still being ramped up."""
 
 PRIOR_CONVERSIONS: Final = 4.0
 """Weight of the parent's rate, in conversions: siblings differ by about a factor 1.6 (a relative deviation of 1/2)."""
@@ -111,6 +114,7 @@ class Cube:
     spend_valued: Floats  # spend of the rows whose revenue is known
     delivery: Floats  # impressions of what is active now
     delivery_spend: Floats  # spend of what is active now
+    grown_spend: Floats  # spend of what is old enough to have a usual
 
     @property
     def steps(self) -> int:
@@ -127,6 +131,15 @@ class History:
     daily: Cube
     hourly: Cube | None
     maturity: Floats  # per day: share of its conversions that is known
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaves:
+    """The leaves of the tree: entity ids, whether they may deliver, whether they are older than ``GROWN_DAYS``."""
+
+    ids: pd.Index
+    active: Bools
+    grown: Bools
 
 
 def _leaf_grid(table: pd.DataFrame, leaf: Ints, step: Ints, shape: tuple[int, int]) -> dict[str, Floats]:
@@ -156,9 +169,10 @@ def _leaf_grid(table: pd.DataFrame, leaf: Ints, step: Ints, shape: tuple[int, in
     }
 
 
-def _cube(tree: Tree, leaf_active: Bools, start: datetime, grids: dict[str, Floats]) -> Cube:
-    active = leaf_active[:, None]
-    grids = grids | {"delivery": grids["impressions"] * active, "delivery_spend": grids["spend"] * active}
+def _cube(tree: Tree, leaf: _Leaves, start: datetime, grids: dict[str, Floats]) -> Cube:
+    active, grown = leaf.active[:, None], leaf.grown[:, None]
+    shown, spend = grids["impressions"], grids["spend"]
+    grids = grids | {"delivery": shown * active, "delivery_spend": spend * active, "grown_spend": spend * grown}
     return Cube(start=start, **{name: np.asarray(tree.sums @ grid) for name, grid in grids.items()})
 
 
@@ -250,17 +264,20 @@ def history(frames: AccountFrames, curve: Curve | None = None) -> History | None
     step = (daily["local_date"] - midnight).dt.days.to_numpy().astype(np.int64)
     leaf = np.asarray(leaves.get_indexer(pd.Index(daily["entity_id"])), dtype=np.int64)
     grids = _leaf_grid(daily, leaf, step, (len(leaves), days))
+    first_day = np.argmax(grids["impressions"] > 0, axis=1)
+    # The frame may begin after the leaf did: a frame shorter than that leaves everybody grown.
+    kind = _Leaves(leaves, leaf_active, (first_day < days - GROWN_DAYS) | (days <= GROWN_DAYS))
     age = (through - start) / timedelta(hours=1) - 24.0 * np.arange(days)
     return History(
         tree=tree,
         through=through,
-        daily=_cube(tree, leaf_active, start, grids),
-        hourly=_hourly(frames, tree, leaves, leaf_active, through),
+        daily=_cube(tree, kind, start, grids),
+        hourly=_hourly(frames, tree, kind, through),
         maturity=day_maturity(account.platform, age, curve),
     )
 
 
-def _hourly(frames: AccountFrames, tree: Tree, leaves: pd.Index, leaf_active: Bools, through: datetime) -> Cube | None:
+def _hourly(frames: AccountFrames, tree: Tree, leaves: _Leaves, through: datetime) -> Cube | None:
     table = frames.hourly
     if table.empty:
         return None
@@ -271,8 +288,8 @@ def _hourly(frames: AccountFrames, tree: Tree, leaves: pd.Index, leaf_active: Bo
     if hours <= 0:
         return None
     step = (table["local_date"] - start).dt.days.to_numpy(dtype=np.int64) * 24 + table["local_hour"].to_numpy(np.int64)
-    leaf = np.asarray(leaves.get_indexer(pd.Index(table["entity_id"])), dtype=np.int64)
-    return _cube(tree, leaf_active, start.to_pydatetime(), _leaf_grid(table, leaf, step, (len(leaves), hours)))
+    leaf = np.asarray(leaves.ids.get_indexer(pd.Index(table["entity_id"])), dtype=np.int64)
+    return _cube(tree, leaves, start.to_pydatetime(), _leaf_grid(table, leaf, step, (len(leaves.ids), hours)))
 
 
 def median(values: Floats, mask: Bools) -> Floats:

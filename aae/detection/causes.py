@@ -15,9 +15,10 @@ from typing import Any, Final
 import numpy as np
 
 from aae.detection import explain
-from aae.detection.baseline import RECENT_DAYS, Cube, Curve, Floats, History, history, median
+from aae.detection.baseline import RECENT_DAYS, Bools, Cube, Curve, Floats, History, history, median
 from aae.detection.explain import Funnel, Part
 from aae.detection.scoring import (
+    EVIDENT,
     FALSE_DISCOVERY,
     FAMILY,
     SEVERITIES,
@@ -25,6 +26,7 @@ from aae.detection.scoring import (
     Test,
     bar,
     benjamini_hochberg,
+    combined,
     severity,
     tests,
 )
@@ -34,7 +36,7 @@ from aae.model import MICROS, Account, AccountStatus
 LATE_AFTER: Final = timedelta(hours=8)
 """Numbers older than this give no verdict: fetching runs every 6 hours, and may take one and be retried for one."""
 
-_RECENCY: Final = ("last 6 h", "today so far", "last 24 h", "yesterday", f"last {RECENT_DAYS} days")
+_RECENCY: Final = ("last 6 h", "today so far", "last 24 h", "since yesterday", "yesterday", f"last {RECENT_DAYS} days")
 """Windows, the freshest first."""
 
 _ALIKE: Final = 0.6
@@ -139,7 +141,7 @@ def detect(
             past = history(frame, (maturity or {}).get(frame.account.id))
             if past is not None:
                 judged.append(_Judged(past, tests(past), sensitivity))
-    p_values = [test.p_value[test.judged] for one in judged for test in one.tests]
+    p_values = [p_value for one in judged for p_value in one.p_values()]
     if not p_values:
         return []
     limit = benjamini_hochberg(np.concatenate(p_values), FALSE_DISCOVERY[sensitivity])
@@ -164,19 +166,33 @@ class _Judged:
         self.best: dict[str, dict[int, Test]] = {"conversion": {}, "price": {}, "delivery": {}}
         self.beside: dict[tuple[str, int], set[str]] = {}
 
+        self.evidence: dict[str, Floats] = {}
+        self.testable: dict[str, Bools] = {}
+        for family in self.best:
+            members = [test for test in self.tests if FAMILY[test.metric] == family]
+            if members:
+                where = np.stack([test.judged for test in members])
+                self.evidence[family] = combined(np.stack([test.p_value for test in members]), where)
+                self.testable[family] = where.any(axis=0)
+
+    def p_values(self) -> list[Floats]:
+        """The evidence of every family at every node where there was something to judge."""
+        return [evidence[self.testable[family]] for family, evidence in self.evidence.items()]
+
     def mark(self, limit: float) -> None:
-        """Keep, per family and node, the gravest test that is significant at ``limit`` and above the bar."""
+        """Keep, per significant family and node, the gravest test that is above its bar."""
         for metric in {test.metric for test in self.tests}:
             over = np.zeros(len(self.past.tree.level), dtype=bool)
+            significant = self.evidence[FAMILY[metric]] <= limit
             least = bar(metric, self.sensitivity)
             for test in sorted(
                 (test for test in self.tests if test.metric == metric), key=lambda each: _RECENCY.index(each.window)
             ):
-                bad = test.judged & (test.p_value <= limit) & (test.adverse > least) & ~over
+                bad = significant & test.judged & (test.p_value <= EVIDENT) & (test.adverse > least) & ~over
                 for node in np.flatnonzero(bad):
                     self._keep(int(node), test)
                 # Ordinary again in a fresher window: what an older window still shows is over.
-                over |= test.judged & (test.adverse < 0.5 * least)
+                over = np.logical_or(over, test.judged & (test.adverse < 0.5 * least))
 
     def _keep(self, node: int, test: Test) -> None:
         family = FAMILY[test.metric]
@@ -438,7 +454,7 @@ def _usual_ctr(past: History, node: int) -> float:
 def _promotion(parts: list[Part]) -> bool:
     """Cheaper orders, but clearly more of them per click: the advertiser lowered the prices."""
     by_step = {part.step: part for part in parts}
-    return "aov" in by_step and by_step["aov"].share >= 0.5 and by_step["cvr"].change > 0.1
+    return "aov" in by_step and by_step["aov"].share >= 0.5 and by_step["cvr"].change > 0.05
 
 
 def _children(one: _Judged, node: int, test: Test, most: int = 5) -> list[dict[str, Any]]:
