@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aae.errors import UserError
@@ -41,7 +41,13 @@ def _redis_url(value: str) -> str:
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
-class MetaSettings(BaseModel):
+class Part(BaseModel):
+    """A group of settings; frozen like the whole, so that settings can be a key."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class MetaSettings(Part):
     """The Meta Marketing API."""
 
     base_url: HttpUrl = Field("https://graph.facebook.com", description="Where the API lives")
@@ -53,7 +59,7 @@ class MetaSettings(BaseModel):
     )
 
 
-class TikTokSettings(BaseModel):
+class TikTokSettings(Part):
     """The TikTok Business API."""
 
     base_url: HttpUrl = Field("https://business-api.tiktok.com", description="Where the API lives")
@@ -62,7 +68,7 @@ class TikTokSettings(BaseModel):
     secret: SecretStr = Field(SecretStr(""), description="The app's secret, needed to probe tokens")
 
 
-class GoogleSettings(BaseModel):
+class GoogleSettings(Part):
     """The Google Ads API (REST) and Google's token endpoint."""
 
     base_url: HttpUrl = Field("https://googleads.googleapis.com", description="Where the API lives")
@@ -73,7 +79,7 @@ class GoogleSettings(BaseModel):
     developer_token: SecretStr = Field(SecretStr(""), description="Developer token, sent with every call")
 
 
-class LimitSettings(BaseModel):
+class LimitSettings(Part):
     """Time limits and retries of every task (the customer's Celery numbers by default)."""
 
     soft_seconds: float = Field(3300, gt=0, description="An attempt takes no new work after this")
@@ -88,7 +94,7 @@ class LimitSettings(BaseModel):
         return self
 
 
-class FetchSettings(BaseModel):
+class FetchSettings(Part):
     """What a fetch asks for and how hard it pulls."""
 
     recent_days: int = Field(3, ge=1, le=28, description="Local days fetched by every run, today included")
@@ -100,7 +106,7 @@ class FetchSettings(BaseModel):
     answer_ttl_seconds: int = Field(300, ge=0, description="How long an API answer may be reused; 0 turns it off")
 
 
-class EmailSettings(BaseModel):
+class EmailSettings(Part):
     """How e-mail leaves the house."""
 
     smtp_url: SecretStr = Field(

@@ -1,0 +1,222 @@
+"""The four jobs without Prefect, over real HTTP, on real databases: what the platforms say is what the tables say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+from sqlalchemy import Engine, func, select
+
+from aae.deadline import Deadline
+from aae.jobs.context import open_context, open_stores
+from aae.jobs.detect import detect_user
+from aae.jobs.report import report_user
+from aae.jobs.tokens import TokenResult, check_account
+from aae.model import Account, Platform
+from aae.sandbox import World
+from aae.storage import accounts, notifications
+from aae.storage.engine import reading
+from aae.storage.schema import (
+    ad_accounts,
+    ad_metrics_daily,
+    ad_metrics_hourly,
+    fetches,
+    incidents,
+    metric_revisions,
+    reports,
+    token_refreshes,
+)
+from tests.integration.bench import Bench, bench
+
+ANCHOR = datetime(2026, 11, 22, 13, 20, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.generate(11, ANCHOR, days=45, users=2, big_campaigns=1, ads_per_ad_set=2)
+
+
+@pytest.fixture
+def product(world: World, engine: Engine, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    with bench(world, engine, redis_url, monkeypatch) as it:
+        it.connect()
+        yield it
+
+
+def count(product: Bench, table: object) -> int:
+    with reading(product.engine) as connection:
+        return connection.execute(select(func.count()).select_from(table)).scalar_one()  # type: ignore[arg-type]
+
+
+def check_tokens(product: Bench) -> list[TokenResult]:
+    async def all_of_them() -> list[TokenResult]:
+        async with open_context(product.settings, product.now) as context:
+            with reading(product.engine) as connection:
+                chosen = accounts.accounts_to_check(connection)
+            return [await check_account(context, each, now=product.now(), run_id="check") for each in chosen]
+
+    return asyncio.run(all_of_them())
+
+
+def test_the_tables_say_exactly_what_the_platforms_say_by_day_and_by_hour(product: Bench) -> None:
+    outcomes = {outcome.account: outcome for outcome in product.fetch("run-1")}
+    today = ANCHOR.date()
+    for account in product.accounts():
+        assert outcomes[str(account)].outcome == "stored", outcomes[str(account)]
+        assert outcomes[str(account)].drift == 0
+        since = today - timedelta(days=30)
+        assert product.stored(account, "daily", since, today) == product.truth(account, "daily", since, today)
+        since = today - timedelta(days=10)
+        hourly = product.truth(account, "hourly", since, today)
+        if account.platform is Platform.META:  # which gives no purchases by the hour
+            hourly = [row | {"conversions_micros": None, "revenue_micros": None} for row in hourly]
+        assert product.stored(account, "hourly", since, today) == hourly
+        assert hourly
+
+
+def test_a_second_fetch_at_the_same_moment_changes_nothing(product: Bench) -> None:
+    product.fetch("run-1")
+    rows = count(product, ad_metrics_daily), count(product, ad_metrics_hourly)
+    again = product.fetch("run-2")
+    assert all(outcome.outcome == "stored" for outcome in again)
+    assert sum(outcome.inserted + outcome.updated + outcome.deleted for outcome in again) == 0
+    assert (count(product, ad_metrics_daily), count(product, ad_metrics_hourly)) == rows
+    assert count(product, metric_revisions) == 0
+
+
+def test_conversions_that_arrive_late_are_fetched_again_and_every_change_is_on_record(product: Bench) -> None:
+    product.fetch("run-1")
+    product.clock.advance(timedelta(days=2))
+    product.fetch("run-2")
+    day = ANCHOR.date() - timedelta(days=1)
+    for account in product.accounts():
+        assert product.stored(account, "daily", day, day) == product.truth(account, "daily", day, day)
+    assert count(product, metric_revisions) > 0
+
+
+def test_a_run_that_starts_over_does_not_ask_again_for_what_it_stored(product: Bench) -> None:
+    product.fetch("run-1")
+    again = product.fetch("run-1")
+    assert sum(outcome.slices for outcome in again) == 0
+
+
+def test_at_the_soft_limit_what_is_done_stays_and_the_rest_is_owed_and_caught_up_by_the_next_run(
+    product: Bench,
+) -> None:
+    (account,) = product.accounts(platforms=[Platform.TIKTOK])[:1]
+    ticks = iter(range(1000))
+    deadline = Deadline(4, monotonic=lambda: float(next(ticks)))
+    (cut,) = product.fetch("run-1", [account], deadline=deadline)
+    assert cut.outcome == "partial"
+    assert cut.owed > 0
+    assert count(product, fetches) == cut.slices - cut.owed > 0
+    (rest,) = product.fetch("run-2", [account])
+    assert rest.outcome == "stored"
+    since = ANCHOR.date() - timedelta(days=20)
+    assert product.stored(account, "daily", since, ANCHOR.date()) == product.truth(
+        account, "daily", since, ANCHOR.date()
+    )
+
+
+def test_one_revoked_account_is_paused_and_its_owner_told_once_while_the_others_are_stored(product: Bench) -> None:
+    dead, *others = product.accounts()
+    _revoke(product, dead)
+    for run in ("run-1", "run-2"):
+        outcomes = {outcome.account: outcome.outcome for outcome in product.fetch(run)}
+        assert {outcomes[str(other)] for other in others} == {"stored"}
+    (paused,) = product.accounts(statuses=("expired", "revoked"))
+    assert paused.id == dead.id
+    with reading(product.engine) as connection:
+        told = [each.kind for each in notifications.list_for(connection, dead.user_id)]
+    assert told == ["token_expired"]
+    assert str(dead) not in outcomes
+
+
+def test_an_account_connected_again_is_noticed_resumed_and_its_owner_told(product: Bench) -> None:
+    dead = product.accounts()[0]
+    _revoke(product, dead)
+    product.fetch("run-1")
+    product.forgive()
+    product.connect()
+    results = {result.account_id: result.outcome for result in check_tokens(product)}
+    assert results[dead.id] == "recovered"
+    with reading(product.engine) as connection:
+        told = sorted(each.kind for each in notifications.list_for(connection, dead.user_id))
+    assert told == ["token_expired", "token_recovered"]
+    assert dead.id in {account.id for account in product.accounts()}
+
+
+def test_tokens_are_refreshed_by_each_platforms_own_means_and_only_when_they_expire_soon(product: Bench) -> None:
+    results = {result.account: result for result in check_tokens(product)}
+    assert {result.outcome for result in results.values() if result.platform == "tiktok"} == {"still_valid"}
+    assert {result.outcome for result in results.values() if result.platform == "google"} <= {
+        "refreshed",
+        "permanent_failure",
+    }
+    outcomes = {result.outcome for result in results.values()}
+    assert {"refreshed", "still_valid"} <= outcomes
+    refreshed = [result for result in results.values() if result.outcome == "refreshed"]
+    assert all(result.expires_at and result.expires_at > product.now() for result in refreshed)
+    assert count(product, token_refreshes) == len(results)
+    # A second check right after it has nothing left to refresh but Google's hourly ones.
+    again = {result.account: result.outcome for result in check_tokens(product)}
+    assert {again[key] for key, result in results.items() if result.platform == "meta" and key in again} == {
+        "still_valid"
+    }
+
+
+def test_a_platform_that_is_down_expires_nobody(product: Bench) -> None:
+    before = {account.id for account in product.accounts()}
+    product.order("faults", name="http_503")
+    product.fetch("run-1")
+    product.forgive()
+    assert {account.id for account in product.accounts()} == before
+
+
+def test_detection_says_each_thing_once_and_reports_are_written_once(product: Bench) -> None:
+    product.fetch("run-1")
+    stores = open_stores(product.settings)
+    with reading(product.engine) as connection:
+        users = accounts.list_users(connection)
+    for user in users:
+        first = detect_user(stores, user, now=product.now(), sensitivity="medium", again=False, dry_run=False)
+        assert first.outcome == "judged"
+        second = detect_user(stores, user, now=product.now(), sensitivity="medium", again=True, dry_run=False)
+        assert (second.opened, second.findings) == (0, first.findings)
+        third = detect_user(stores, user, now=product.now(), sensitivity="medium", again=False, dry_run=False)
+        assert third.outcome == "unchanged"
+        written = report_user(stores, user, now=product.now(), day=None, dry_run=False)
+        assert (written.outcome, len(written.files)) == ("written", 2)
+        assert report_user(stores, user, now=product.now(), day=None, dry_run=False).outcome == "exists"
+    assert count(product, reports) == len(users)
+    assert count(product, incidents) >= 1
+    with reading(product.engine) as connection:
+        seen = connection.execute(select(ad_accounts.c.data_version - ad_accounts.c.detected_version)).scalars()
+        assert set(seen) == {0}
+
+
+def test_a_wiped_cache_loses_nothing_but_time(product: Bench) -> None:
+    product.fetch("run-1")
+    stores = open_stores(product.settings)
+    with reading(product.engine) as connection:
+        user = accounts.list_users(connection)[0]
+    warm = detect_user(stores, user, now=product.now(), sensitivity="medium", again=True, dry_run=True)
+    with redis.Redis.from_url(product.settings.redis_url) as client:
+        client.flushall()
+    cold = detect_user(stores, user, now=product.now(), sensitivity="medium", again=True, dry_run=True)
+    assert cold == warm
+
+
+REVOKED = {
+    Platform.META: "meta_token_revoked",
+    Platform.TIKTOK: "tiktok_token_revoked",
+    Platform.GOOGLE: "google_invalid_grant",
+}
+
+
+def _revoke(product: Bench, account: Account) -> None:
+    where = {} if account.platform is Platform.GOOGLE else {"account": account.external_id}
+    product.order("faults", name=REVOKED[account.platform], platform=account.platform, **where)
