@@ -8,6 +8,7 @@ It depends on nothing of the project but its errors and its nouns, so that it ca
 
 from aae.sandbox.clock import Clock
 from aae.sandbox.faults import CATALOGUE, Fault, Faults
+from aae.sandbox.replay import Columns, replay
 from aae.sandbox.server import create_app, running, serve
 from aae.sandbox.world import APP, AppCredentials, World
 
@@ -16,10 +17,12 @@ __all__ = [
     "CATALOGUE",
     "AppCredentials",
     "Clock",
+    "Columns",
     "Fault",
     "Faults",
     "World",
     "create_app",
+    "replay",
     "running",
     "serve",
 ]

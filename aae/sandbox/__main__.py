@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
 
+from aae.errors import UserError
+from aae.model import Platform
 from aae.sandbox.clock import Clock
+from aae.sandbox.replay import last_day, replay
 from aae.sandbox.server import create_app, serve
 from aae.sandbox.world import World
 
@@ -16,16 +20,33 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m aae.sandbox", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--seed", type=int, default=7, help="the same seed makes the same world")
-    parser.add_argument("--now", type=_moment, help="ISO moment the clock starts at; the real time if not given")
+    parser.add_argument("--now", type=_moment, help="ISO moment the clock starts at; if not given, the real time")
     parser.add_argument("--anchor", type=_moment, help="ISO moment the world is built around; --now if not given")
     parser.add_argument("--frozen", action="store_true", help="the clock stands still until it is moved")
     parser.add_argument("--users", type=int, default=4)
     parser.add_argument("--days", type=int, default=60, help="days of history before the anchor")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="a CSV of real data as one more account")
+    parser.add_argument("--replay-platform", type=Platform, choices=list(Platform), default=Platform.META)
+    parser.add_argument("--replay-year", type=int, help="the year of the file's days; needed with --replay")
     options = parser.parse_args(arguments)
-    now = options.now or datetime.now(UTC)
-    world = build(options.seed, now, options.anchor or now, users=options.users, days=options.days)
+    if options.replay and options.replay_year is None:
+        parser.error("--replay needs --replay-year")
+    try:
+        now = options.now or _default_now(options.replay, options.replay_year)
+        world = build(options.seed, now, options.anchor or now, users=options.users, days=options.days)
+        if options.replay:
+            world = replay(world, options.replay, options.replay_platform, year=options.replay_year)
+    except UserError as error:
+        parser.error(str(error))
     app = create_app(world, clock=Clock(now, frozen=options.frozen))
     serve(app, port=options.port, ready=_say)
+
+
+def _default_now(file: Path | None, year: int) -> datetime:
+    """The real time; with a replay the morning after its last day, since platforms refuse what is years old."""
+    if file is None:
+        return datetime.now(UTC)
+    return datetime.combine(last_day(file, year) + timedelta(days=1), time(9), UTC)
 
 
 def build(seed: int, now: datetime, anchor: datetime, *, users: int, days: int) -> World:
