@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from aae.errors import AaeError, UserError
+from aae.steps import shown
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -86,7 +86,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 def _fail(message: str, code: int) -> NoReturn:
     if os.environ.get("AAE_DEBUG"):
         err.print_exception()
-    err.print(f"[red]aae:[/] {escape(message)}", highlight=False)
+    # Line by line, each with its indentation: a message may quote logs.
+    lines = [" " * (len(line) - len(line.lstrip(" "))) + shown(line, 1000) for line in message.splitlines()]
+    err.print("[red]aae:[/]", "\n".join(lines), highlight=False)
     sys.exit(code)
 
 
@@ -174,7 +176,8 @@ def accounts_list(as_json: AsJson = False) -> None:
     with reading(_tables(_settings())) as connection:
         rows = token_overview(connection)
         owners = {user.id: user.email for user in list_users(connection, active_only=False)}
-        through = dict(connection.execute(select(ad_accounts.c.id, ad_accounts.c.data_through)).tuples().all())
+        moments = connection.execute(select(ad_accounts.c.id, ad_accounts.c.data_through))
+        through = {row.id: row.data_through for row in moments}
     now = _now()
     listed = [
         {
@@ -419,9 +422,9 @@ def doctor(as_json: AsJson = False) -> None:
         checks.append(check)
         if not as_json:
             mark = "[green]✓[/]" if check.ok else "[red]✗[/]"
-            out.print(f"{mark} {escape(check.name):<42} {escape(check.detail)}", highlight=False)
+            out.print(f"{mark} {shown(check.name):<42} {shown(check.detail)}", highlight=False)
             if check.remedy:
-                out.print(f"  [yellow]→ {escape(check.remedy)}[/]", highlight=False)
+                out.print(f"  [yellow]→ {shown(check.remedy)}[/]", highlight=False)
 
     try:
         settings = _settings()
@@ -485,5 +488,5 @@ def _print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*("" if row[column] is None else escape(str(row[column])) for column in columns))
+        table.add_row(*("" if row[column] is None else shown(row[column], 2000) for column in columns))
     out.print(table)

@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import httpx
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
@@ -29,7 +28,7 @@ from aae.onboarding import connect_all
 from aae.prefect_api import FlowRun, PrefectApi, Progress
 from aae.settings import Settings
 from aae.stack import PROJECT, Memory, Stack, adopt, template_path
-from aae.steps import Step, Steps, bar
+from aae.steps import Step, Steps, bar, shown
 from aae.storage import engine as database
 from aae.storage.accounts import list_accounts
 from aae.summary import (
@@ -349,29 +348,29 @@ def _incidents(comparison: Comparison) -> Group:
             "[green]found[/]", _account(planted), planted["kind"], f"{found.severity} {found.metric}", _on(found)
         )
     for planted in comparison.missed:
-        table.add_row("[red]missed[/]", _account(planted), planted["kind"], "", escape(str(planted["level"])))
+        table.add_row("[red]missed[/]", _account(planted), planted["kind"], "", shown(str(planted["level"])))
     for found in comparison.extra:
         account = f"{found.platform}:{found.account}" if found.account else found.user
-        table.add_row("[yellow]extra[/]", escape(account), "", f"{found.severity} {found.metric}", _on(found))
+        table.add_row("[yellow]extra[/]", shown(account), "", f"{found.severity} {found.metric}", _on(found))
     return Group(table)
 
 
 def _account(planted: dict[str, Any]) -> str:
-    return escape(f"{planted['platform']}:{planted['account']}")
+    return shown(f"{planted['platform']}:{planted['account']}")
 
 
 def _on(found: Found) -> str:
-    return escape(f"{found.level} {found.entity_name}" if found.entity_name else found.level)
+    return shown(f"{found.level} {found.entity_name}" if found.entity_name else found.level)
 
 
 def _reports(lines: Sequence[ReportLine], folder: Path) -> Group:
     table = _table("\nReports", "For", "Day", "Data complete")
     for line in lines:
-        table.add_row(escape(line.user), line.day.isoformat(), f"{line.completeness:.0%}")
+        table.add_row(shown(line.user), line.day.isoformat(), f"{line.completeness:.0%}")
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
     listing = _table("", "Files")
     for path in files:
-        listing.add_row(escape(str(path)))
+        listing.add_row(shown(str(path)))
     return Group(table, listing)
 
 
@@ -389,14 +388,14 @@ def _tokens(lines: Sequence[TokenLine]) -> Table:
     table = _table("\nTokens", "Outcome", "Accounts", "Which", numbers=("Accounts",))
     for line in lines:
         which = "" if line.outcome == "still_valid" else ", ".join(line.accounts)
-        table.add_row(_OUTCOMES.get(line.outcome, line.outcome), str(len(line.accounts)), escape(which))
+        table.add_row(_OUTCOMES.get(line.outcome, line.outcome), str(len(line.accounts)), shown(which))
     return table
 
 
 def _times(steps: Steps, total: float) -> Table:
     table = _table("\nTime", "Step", "Seconds", numbers=("Seconds",))
     for title, seconds in steps.times:
-        table.add_row(escape(title), f"{seconds:.1f}")
+        table.add_row(shown(title), f"{seconds:.1f}")
     table.add_row("[bold]All of it, starting and stopping included[/]", f"[bold]{total:.1f}[/]")
     return table
 
@@ -405,7 +404,7 @@ def _welcome(stack: Stack) -> Panel:
     lines = (
         f"Prefect UI     [link={stack.ui_url}]{stack.ui_url}[/link]",
         f"Sandbox        {stack.sandbox_url}",
-        f"Files, logs    {escape(str(stack.state_dir))}",
+        f"Files, logs    {shown(str(stack.state_dir))}",
         "",
         "In a second terminal: [bold]aae doctor[/], [bold]aae accounts list[/], [bold]aae backfill --help[/]",
         "Ctrl-C stops everything; the next [bold]aae up[/] goes on where this one stopped.",

@@ -71,40 +71,33 @@ def _state_dir(folder: Path) -> Check:
 
 def _database(settings: Settings) -> Iterator[Check]:
     engine = database.connect(settings.resolved_database_url)
+
+    def dial() -> str:
+        database.check(engine)
+        return engine.dialect.name
+
+    def compare_version() -> str:
+        database.require_current(engine)
+        return f"at {database.head()}"
+
+    def open_tokens() -> str:
+        vault = Vault.from_settings(settings)
+        with database.reading(engine) as connection:
+            stored = connection.scalars(select(ad_accounts.c.id).where(ad_accounts.c.access_token.is_not(None))).all()
+            for account_id in stored:
+                read_token(connection, vault, account_id)
+        return f"opens all {len(stored)} stored tokens" if stored else "ready, no tokens stored yet"
+
     try:
-
-        def dial() -> str:
-            database.check(engine)
-            return engine.dialect.name
-
-        def compare_version() -> str:
-            database.require_current(engine)
-            return f"at {database.head()}"
-
-        reachable = _attempt("database", dial, "correct AAE_DATABASE_URL")
-        yield reachable
-        if not reachable.ok:
-            return
-        tables = _attempt(
-            "tables", lambda: database.require_current(engine) or f"at {database.head()}", "aae db upgrade"
-        )
-        yield tables
-        if not tables.ok:
-            return
-
-        def open_tokens() -> str:
-            vault = Vault.from_settings(settings)
-            with database.reading(engine) as connection:
-                stored = connection.scalars(
-                    select(ad_accounts.c.id).where(ad_accounts.c.access_token.is_not(None))
-                ).all()
-                for account_id in stored:
-                    read_token(connection, vault, account_id)
-            return f"opens all {len(stored)} stored tokens" if stored else "ready, no tokens stored yet"
-
-        yield _attempt(
-            "encryption key", open_tokens, "set AAE_ENCRYPTION_KEYS to the keys that the tokens were stored with"
-        )
+        for name, work, remedy in (
+            ("database", dial, "correct AAE_DATABASE_URL"),
+            ("tables", compare_version, "aae db upgrade"),
+            ("encryption key", open_tokens, "set AAE_ENCRYPTION_KEYS to the keys that the tokens were stored with"),
+        ):
+            check = _attempt(name, work, remedy)
+            yield check
+            if not check.ok:
+                return
     finally:
         engine.dispose()
 

@@ -207,7 +207,7 @@ class Stack:
     # Life
 
     def __enter__(self) -> Self:
-        self.state_dir.parent.mkdir(parents=True, exist_ok=True)
+        self.state_dir.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = self._lock_file.open("w")
         if not _locks(self._lock):
             self._lock.close()
@@ -228,7 +228,7 @@ class Stack:
 
     def start(self) -> None:
         """Start cache, sandbox and server, without waiting for them; the worker needs the server, so it comes later."""
-        self.state_dir.mkdir(parents=True, exist_ok=True)
+        self.state_dir.mkdir(mode=0o700, exist_ok=True)
         self.logs_dir.mkdir(exist_ok=True)
         self._memory = self._settle(Memory.read(self._memory_file))
         self._memory.write(self._memory_file)
@@ -354,7 +354,7 @@ class Stack:
 
     def _start_sandbox(self) -> None:
         memory = self.memory
-        arguments = ("--port", str(memory.sandbox_port), "--seed", str(memory.seed))
+        arguments = ("--port", str(memory.sandbox_port), "--seed", str(memory.seed), "--anchor", memory.world_from)
         command = [sys.executable, "-m", "aae.sandbox", *arguments]
         self._launch("sandbox", command, lambda: _answers(f"{self.sandbox_url}/_sandbox/health"))
 

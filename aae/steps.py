@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from aae.display import clean
+
 
 class Step:
     """The step that is running; ``note`` is what stays beside its title when it is done."""
@@ -21,7 +23,7 @@ class Step:
 
     def say(self, text: str) -> None:
         """Show what is happening right now."""
-        self._status.update(f"{escape(self.title)} [dim]{escape(text)}[/]")
+        self._status.update(f"{shown(self.title)} [dim]{shown(text)}[/]")
 
 
 class Steps:
@@ -35,21 +37,26 @@ class Steps:
     def step(self, title: str) -> Iterator[Step]:
         """Run a block as a step. A block that raises is crossed out, and the exception goes on."""
         begun = time.monotonic()
-        with self.console.status(escape(title)) as status:
+        with self.console.status(shown(title)) as status:
             step = Step(title, status)
             try:
                 yield step
             except BaseException:
                 status.stop()
-                self.console.print(f"[red]✗[/] {escape(title)}", highlight=False)
+                self.console.print(f"[red]✗[/] {shown(title)}", highlight=False)
                 raise
         seconds = time.monotonic() - begun
         self.times.append((title, seconds))
-        note = f"  [dim]{escape(step.note)}[/]" if step.note else ""
-        self.console.print(f"[green]✓[/] {escape(title)}  [cyan]{seconds:.1f} s[/]{note}", highlight=False)
+        note = f"  [dim]{shown(step.note)}[/]" if step.note else ""
+        self.console.print(f"[green]✓[/] {shown(title)}  [cyan]{seconds:.1f} s[/]{note}", highlight=False)
 
 
 def bar(share: float, width: int = 20) -> str:
     """A share (0..1) as a bar of text with its percentage."""
     done = round(min(max(share, 0.0), 1.0) * width)
     return f"{'━' * done}{'─' * (width - done)} {share:.0%}"
+
+
+def shown(text: object, limit: int = 300) -> str:
+    """Text that somebody else wrote, as rich shows it: one line, no markup, nothing that moves the cursor."""
+    return escape(clean(text, limit=limit)) if (text := str(text).strip()) else ""

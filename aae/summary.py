@@ -81,11 +81,11 @@ def per_platform(connection: Connection, since: datetime) -> list[PlatformLine]:
 
     def counts(table: Any) -> dict[str, int]:
         query = (
-            select(ad_accounts.c.platform, func.count())
+            select(ad_accounts.c.platform, func.count().label("rows"))
             .join_from(table, ad_accounts, table.c.account_id == ad_accounts.c.id)
             .group_by(ad_accounts.c.platform)
         )
-        return dict(connection.execute(query).tuples().all())
+        return {row.platform: row.rows for row in connection.execute(query)}
 
     calls = (
         select(ad_accounts.c.platform, func.sum(fetches.c.api_calls), func.max(fetches.c.drift))
