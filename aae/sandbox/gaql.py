@@ -69,6 +69,11 @@ class Query:
         """Every field that occurs anywhere."""
         return (*self.fields, *(one.field for one in self.conditions), *(name for name, _ in self.order))
 
+    @property
+    def on_dates(self) -> tuple[Condition, ...]:
+        """The conditions on ``segments.date`` that compare (``DURING`` only gives a range)."""
+        return tuple(one for one in self.conditions if one.field == "segments.date" and one.operator != "DURING")
+
     def dates(self, today: date) -> tuple[date, date] | None:
         """The days that the conditions on ``segments.date`` leave, both inclusive, or None without such.
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import orjson
 
 from aae.model import Level, Platform
@@ -234,7 +235,7 @@ class _Source:
     entity: Entity | None = None
     day: int = 0
     hour: int = -1
-    numbers: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
+    numbers: tuple[int, ...] = (0, 0, 0, 0, 0)
     level: int = 0
 
     @property
@@ -389,7 +390,7 @@ def _rows(query: Query, target: AdAccount | _Manager, call: Call) -> list[_Sourc
     for name, _ in query.order:
         if name not in query.fields and not name.startswith(query.resource):
             raise QueryError("EXPECTED_REFERENCED_FIELD_IN_SELECT_CLAUSE", f"'{name}' must be in the SELECT clause.")
-    conditions = [one for one in query.conditions if one.operator != "DURING"]
+    conditions = [one for one in query.conditions if one.field != "segments.date"]  # those chose the days already
     rows = [row for row in _source(query, target, call, level) if _meets(row, conditions, fields)]
     for name, descending in reversed(query.order):
         rows.sort(key=fields[name], reverse=descending)
@@ -397,12 +398,7 @@ def _rows(query: Query, target: AdAccount | _Manager, call: Call) -> list[_Sourc
 
 
 def _meets(row: _Source, conditions: Sequence[Condition], fields: Mapping[str, Read]) -> bool:
-    return all(condition.holds(fields[condition.field](row)) for condition in conditions if _applies(row, condition))
-
-
-def _applies(row: _Source, condition: Condition) -> bool:
-    """A date filter on rows that are not split by date chose the days already."""
-    return condition.field != "segments.date" or bool(row.day)
+    return all(condition.holds(fields[condition.field](row)) for condition in conditions)
 
 
 def _source(query: Query, target: AdAccount | _Manager, call: Call, level: Level | None) -> list[_Source]:
@@ -419,10 +415,10 @@ def _source(query: Query, target: AdAccount | _Manager, call: Call, level: Level
     whole = [_Source(target)] if level is None else [_Source(target, entity) for entity in target.entities(level)]
     if not measured and not segmented:
         return whole
-    measuredrows = _measured(query, target, call, level)
+    with_numbers = _measured(query, target, call, level)
     if segmented:
-        return measuredrows
-    found = {row.entity.external_id if row.entity else "": row for row in measuredrows}
+        return with_numbers
+    found = {row.entity.external_id if row.entity else "": row for row in with_numbers}
     return [found.get(row.entity.external_id if row.entity else "", row) for row in whole]
 
 
@@ -439,18 +435,13 @@ def _measured(query: Query, target: AdAccount, call: Call, level: Level | None) 
         raise GoogleError("dateRangeError", "REQUESTED_DATE_GRANULARITY_NOT_SUPPORTED", message)
     if span[1] < span[0]:
         raise GoogleError("dateRangeError", "START_DATE_AFTER_END_DATE", "The start date is after the end date.")
-    by_day = "segments.date" in query.used and "segments.date" in query.fields
-    by_hour = "segments.hour" in query.used
-    sums: dict[tuple[int, int, int], tuple[int, ...]] = {}
-    for group, day, hour, *numbers in target.facts(level, *span, call.now, hourly=by_hour).rows():
-        key = (day if by_day else 0, hour, group)
-        known = sums.get(key, (0, 0, 0, 0, 0))
-        sums[key] = tuple(old + new for old, new in zip(known, numbers, strict=True))
+    facts = target.facts(level, *span, call.now, hourly="segments.hour" in query.used)
+    keep = [all(one.holds(str(date.fromordinal(day))) for one in query.on_dates) for day in facts.day.tolist()]
+    facts = facts.take(np.array(keep, np.bool_))
+    if "segments.date" not in query.fields:
+        facts = facts.merged(np.zeros(len(facts), np.int64))
     entities = () if level is None else target.entities(level)
-    return [
-        _Source(target, entities[group] if entities else None, day, hour, (v[0], v[1], v[2], v[3], v[4]))
-        for (day, hour, group), v in sums.items()
-    ]
+    return [_Source(target, entities[row[0]] if entities else None, row[1], row[2], row[3:]) for row in facts.rows()]
 
 
 # -- JSON -----------------------------------------------------------------------------------------------------------

@@ -122,11 +122,11 @@ TEMPLATES: Final[dict[tuple[int, Platform], Plan]] = {
     (0, Platform.META): Plan(IncidentKind.TRACKING_OUTAGE, _hours(-20), _hours(26), None),
     (0, Platform.TIKTOK): Plan(IncidentKind.TRACKING_OUTAGE, _hours(-20), _hours(26), None),
     (0, Platform.GOOGLE): Plan(IncidentKind.TRACKING_OUTAGE, _hours(-20), _hours(26), None),
-    (1, Platform.META): Plan(IncidentKind.CPA_SPIKE, _hours(-32), _hours(44)),
+    (1, Platform.META): Plan(IncidentKind.CPA_SPIKE, _hours(-42), _hours(54)),
     (1, Platform.GOOGLE): Plan(IncidentKind.CPC_RISE, _hours(-18), _hours(30)),
     (2, Platform.TIKTOK): Plan(IncidentKind.CTR_COLLAPSE, _hours(-14), _hours(26)),
     (2, Platform.GOOGLE): Plan(IncidentKind.BUDGET_RUNAWAY, _hours(-12), _hours(24)),
-    (3, Platform.META): Plan(IncidentKind.ROAS_DROP, _hours(-32), _hours(44)),
+    (3, Platform.META): Plan(IncidentKind.ROAS_DROP, _hours(-42), _hours(54)),
     (3, Platform.TIKTOK): Plan(IncidentKind.DELIVERY_STOPPED, _hours(-10), _hours(22)),
 }
 """What is going on at the anchor, by the user's template and the platform."""
@@ -146,7 +146,7 @@ def plans(template: int, platform: Platform, number: int, ahead_days: int) -> li
     old = Plan(_CYCLE[number % 6], timedelta(days=-13 - number % 5), _hours(30), campaign=1)
     current = TEMPLATES.get((template, platform))
     later = [
-        Plan(_CYCLE[(number + step) % 6], timedelta(days=4 + number % 3 + 7 * step), _hours(30), campaign=step % 2)
-        for step in range(max(0, (ahead_days - 7) // 7))
+        Plan(_CYCLE[(number + week) % 6], timedelta(days=day), _hours(30), campaign=week % 2)
+        for week, day in enumerate(range(4 + number % 3, ahead_days, 7))
     ]
     return [old, *([current] if current else []), *later]

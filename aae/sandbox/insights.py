@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+import numpy as np
+
 from aae.model import Level
 from aae.sandbox.entities import AdAccount, Entity
 from aae.sandbox.graph import GraphError, as_json, as_list, asked_fields
+from aae.sandbox.ledger import Facts
 from aae.sandbox.wire import plain_decimal, ratio
 
 _HOURLY: Final = "hourly_stats_aggregated_by_advertiser_time_zone"
@@ -45,6 +48,7 @@ class InsightsQuery:
         self.windows = self._windows(params)
         today = now.astimezone(ZoneInfo(account.timezone)).date()
         self.since, self.until = _range(params, today)
+        self.daily = params.get("time_increment") == "1"
         self.period = _period(params.get("time_increment", "all_days"), self.since, self.until)
         self.filters = _filters(params)
         self.above = params.get("_above")
@@ -62,17 +66,16 @@ class InsightsQuery:
             raise GraphError(100, "(#100) Invalid action_attribution_windows")
         return [window for window in windows if window not in _GONE_WINDOWS]
 
-    def rows(self) -> list[InsightsRow]:
-        """The rows of the query, added up over its periods, in time order."""
+    def facts(self) -> Facts:
+        """The rows of the query, added up over its periods, in time order; ``day`` is the first of the period."""
         facts = self.account.facts(self.level, self.since, self.until, self.now, hourly=self.hourly)
-        sums: dict[tuple[date, int, int], list[int]] = {}
-        for group, day, hour, *numbers in facts.rows():
-            if self.level is not None and not self._wanted(self.account.entities(self.level)[group]):
-                continue
-            key = (self.period(date.fromordinal(day)), hour, group)
-            known = sums.get(key)
-            sums[key] = numbers if known is None else [old + new for old, new in zip(known, numbers, strict=True)]
-        return [InsightsRow(start, hour, group, *numbers) for (start, hour, group), numbers in sorted(sums.items())]
+        if self.level is not None and (self.filters or self.above is not None):
+            wanted = [self._wanted(entity) for entity in self.account.entities(self.level)]
+            facts = facts.take(np.array(wanted, np.bool_)[facts.group])
+        if self.daily:
+            return facts
+        periods = [self.period(date.fromordinal(day)).toordinal() for day in facts.day.tolist()]
+        return facts.merged(np.array(periods, np.int64))
 
     def _wanted(self, entity: Entity) -> bool:
         chain = {entity.level: entity.external_id}
@@ -84,9 +87,9 @@ class InsightsQuery:
             return False
         return all(chain.get(level) in values for level, values in self.filters)
 
-    def render(self, rows: Sequence[InsightsRow]) -> list[dict[str, Any]]:
+    def render(self, facts: Facts) -> list[dict[str, Any]]:
         """Rows as Meta writes them: text for every number, lists of actions only where there are any."""
-        return [self._one(row) for row in rows]
+        return [self._one(InsightsRow(*row)) for row in facts.rows()]
 
     def _one(self, row: InsightsRow) -> dict[str, Any]:
         labels = self._labels(row.group)
@@ -95,8 +98,9 @@ class InsightsQuery:
             value = labels.get(name) if name in _LABELS else _METRICS[name](row, self)
             if value is not None:
                 out[name] = value
-        out["date_start"] = max(row.start, self.since).isoformat()
-        out["date_stop"] = self._stop(row.start).isoformat()
+        start = date.fromordinal(row.day)
+        out["date_start"] = start.isoformat()
+        out["date_stop"] = out["date_start"] if self.daily else self._stop(start).isoformat()
         if self.hourly:
             out[_HOURLY] = f"{row.hour:02}:00:00 - {row.hour:02}:59:59"
         return out
@@ -128,11 +132,11 @@ class InsightsQuery:
 
 @dataclass(frozen=True, slots=True)
 class InsightsRow:
-    """One row: the first day of its period, its hour (-1 for none), its entity's index, and its numbers."""
+    """One row: its entity's index, the first day of its period, its hour (-1 for none), and its numbers."""
 
-    start: date
-    hour: int
     group: int
+    day: int
+    hour: int
     impressions: int
     clicks: int
     spend: int

@@ -53,6 +53,14 @@ class Facts:
         """A selection of the rows."""
         return Facts(*(getattr(self, name)[index] for name in self.__slots__))
 
+    def merged(self, day: IntArray) -> Facts:
+        """The same under other days: rows whose day, hour and group become equal add up."""
+        keys, where = np.unique(np.stack([day, self.hour, self.group], axis=1), axis=0, return_inverse=True)
+        sums = np.zeros((5, len(keys)), np.int64)
+        for total, name in zip(sums, self.__slots__[3:], strict=True):
+            np.add.at(total, where.ravel(), getattr(self, name))
+        return Facts(keys[:, 2], keys[:, 0], keys[:, 1], *sums)
+
     def rows(self) -> list[tuple[int, ...]]:
         """The same as tuples of Python ints, in the order of the fields."""
         columns: list[list[int]] = [getattr(self, name).tolist() for name in self.__slots__]

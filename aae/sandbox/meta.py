@@ -18,6 +18,7 @@ from aae.model import Level, Platform
 from aae.sandbox.entities import WHOLE_UNITS, AdAccount, Entity, Status
 from aae.sandbox.graph import GraphError, as_json, as_list, asked_fields, cursor, offset
 from aae.sandbox.insights import InsightsQuery
+from aae.sandbox.ledger import Facts
 from aae.sandbox.tokens import Grant, Kind
 from aae.sandbox.wire import Answer, Call, Purpose, Subject
 from aae.sandbox.world import META_TOKEN_SECONDS, World
@@ -26,6 +27,9 @@ VERSIONS: Final = ("v25.0", "v26.0")
 """Versions whose Marketing endpoints still answer; older ones fail with 2635."""
 
 _EDGES: Final = {"campaigns": Level.CAMPAIGN, "adsets": Level.AD_SET, "ads": Level.AD}
+
+
+Pageable = Sequence[Any] | Facts
 
 
 @dataclass(slots=True)
@@ -259,10 +263,10 @@ class MetaApi:
         self,
         call: Call,
         params: dict[str, str],
-        rows: Sequence[Any],
+        rows: Pageable,
         *,
         account: AdAccount | None = None,
-        render: Callable[[Sequence[Any]], list[Any]] = list,
+        render: Callable[[Any], list[Any]] = list,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One page after the cursor; the last one has cursors but no ``next``."""
@@ -275,8 +279,10 @@ class MetaApi:
             raise GraphError(100, "(#100) param limit must be positive")
         empty = "meta_empty_page" in call.troubles and not params.get("after")
         stop = start if empty else min(start + limit, len(rows))
-        body: dict[str, Any] = {"data": render(rows[start:stop])}
-        if rows:
+        body: dict[str, Any] = {
+            "data": render(rows.take(slice(start, stop)) if isinstance(rows, Facts) else rows[start:stop])
+        }
+        if len(rows):
             paging: dict[str, Any] = {"cursors": {"before": cursor(start), "after": cursor(stop)}}
             if stop < len(rows):
                 asked = {name: value for name, value in params.items() if name != "after"}
@@ -319,7 +325,7 @@ class MetaApi:
         return self._rows(call, params, query)
 
     def _rows(self, call: Call, params: dict[str, str], query: InsightsQuery) -> Answer:
-        rows = query.rows()
+        rows = query.facts()
         most = call.troubles.get("meta_reduce_data")
         if "meta_reduce_data" in call.troubles and len(rows) > (most or 0):
             message = "Please reduce the amount of data you're asking for, then retry your request"

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, timedelta
 from math import ceil
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import orjson
 
 from aae.model import Level, Platform
 from aae.sandbox.entities import AdAccount, Entity, Status
+from aae.sandbox.ledger import NO_HOUR, Facts
 from aae.sandbox.tokens import Grant, Kind
 from aae.sandbox.wire import Answer, Call, Purpose, Subject, money_decimal, ratio
 from aae.sandbox.world import World
-
-Row = TypeVar("Row")
 
 VERSIONS: Final = ("v1.3",)
 _MOST_DAYS: Final = {"stat_time_hour": 1, "stat_time_day": 30, None: 365}
@@ -193,7 +193,7 @@ class TikTokApi:
         ]
         fields = _json(query, "fields", None)
         keys = ("advertiser_id", *(f"{name}_id" for name in _NAMES.values()))
-        return _page(call, query, found, lambda entity: _pick(_entity(account, entity), fields, keys))
+        return _page(call, query, found, lambda some: [_pick(_entity(account, one), fields, keys) for one in some])
 
     # -- performance ------------------------------------------------------------------------------------------------
 
@@ -210,32 +210,46 @@ class TikTokApi:
         unknown = [name for name in metrics if name not in known]
         if unknown:
             raise TikTokError(40002, f"Invalid metric fields: {unknown}, no relation to the dimensions.")
-        rows = self._rows(call, account, level, _range(query, time), time)
+        facts = self._facts(call, account, level, _range(query, time), time)
         if level is not None:
-            name = f"{_NAMES[level]}_status"
-            shown = _shown_rows(_json(query, "filtering", []), name)
-            entities = account.entities(level)
-            rows = [row for row in rows if shown(_gone(account, entities[row[0]]))]
-            rows = _only_ids(rows, _json(query, "filtering", []), level, account)
+            filtering = _json(query, "filtering", [])
+            facts = facts.take(np.array(_wanted(account, level, filtering), np.bool_)[facts.group])
         dash = "tiktok_dash_metrics" in call.troubles
-        return _page(call, query, rows, lambda row: _row(account, level, row, time, metrics, dash=dash))
+        return _page(
+            call,
+            query,
+            facts,
+            lambda some: [_row(account, level, row, time, metrics, dash=dash) for row in some.rows()],
+        )
 
-    def _rows(
+    def _facts(
         self, call: Call, account: AdAccount, level: Level | None, span: tuple[date, date], time: str | None
-    ) -> list[tuple[int, ...]]:
-        """Rows as (entity, day, hour, impressions, clicks, spend, conversions, revenue)."""
-        rows = account.facts(level, *span, call.now, hourly=time == "stat_time_hour").rows()
+    ) -> Facts:
+        facts = account.facts(level, *span, call.now, hourly=time == "stat_time_hour")
         if time is None:
-            sums: dict[int, tuple[int, ...]] = {}
-            for row in rows:
-                old = sums.get(row[0], (row[0], 0, 0, 0, 0, 0, 0, 0))
-                sums[row[0]] = (*row[:3], *(a + b for a, b in zip(old[3:], row[3:], strict=True)))
-            rows = [sums[group] for group in sorted(sums)]
-        if "tiktok_zero_rows" in call.troubles and level is not None and rows:
-            seen = {row[0] for row in rows}
-            silent = (index for index in range(len(account.entities(level))) if index not in seen)
-            rows += [(index, *rows[-1][1:3], 0, 0, 0, 0, 0) for index in silent]
-        return rows
+            facts = facts.merged(np.full(len(facts), span[0].toordinal()))
+        if "tiktok_zero_rows" in call.troubles and level is not None:
+            facts = _with_zeros(facts, len(account.entities(level)), span[0], hourly=time == "stat_time_hour")
+        return facts
+
+
+def _with_zeros(facts: Facts, entities: int, day: date, *, hourly: bool) -> Facts:
+    """The facts and a row of zeros, on the first day or hour asked for, for every entity without any row."""
+    silent = np.setdiff1d(np.arange(entities), facts.group)
+    zeros = np.zeros(len(silent), np.int64)
+    extra = (silent, zeros + day.toordinal(), zeros + (0 if hourly else NO_HOUR), *[zeros] * 5)
+    names = Facts.__slots__
+    return Facts(*(np.append(getattr(facts, name), more) for name, more in zip(names, extra, strict=True)))
+
+
+def _wanted(account: AdAccount, level: Level, filtering: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Which entities of the level a report's filters leave; deleted ones only if asked for by the level's status."""
+    shown = _shown_rows(filtering, f"{_NAMES[level]}_status")
+    ids = _wanted_ids(filtering)
+    return [
+        shown(_gone(account, entity)) and all(_ancestor(account, entity, above) in wanted for above, wanted in ids)
+        for entity in account.entities(level)
+    ]
 
 
 def _row(
@@ -356,19 +370,17 @@ def _shown_rows(filtering: Sequence[Mapping[str, Any]], name: str) -> Callable[[
     return _shown({})
 
 
-def _only_ids(
-    rows: list[tuple[int, ...]], filtering: Sequence[Mapping[str, Any]], level: Level, account: AdAccount
-) -> list[tuple[int, ...]]:
-    """The rows under the campaign, ad group or ad ids that the filters name."""
+def _wanted_ids(filtering: Sequence[Mapping[str, Any]]) -> list[tuple[Level, set[str]]]:
+    """The campaign, ad group or ad ids that the filters name."""
+    found = []
     for condition in filtering:
         for above, name in _NAMES.items():
             if condition.get("field_name") == f"{name}_ids":
-                wanted = {str(item) for item in orjson.loads(condition.get("filter_value", "[]"))}
+                wanted = {str(item) for item in _json(condition, "filter_value", [])}
                 if len(wanted) > 100:
                     raise TikTokError(40011, f"{name}_ids: at most 100 items.")
-                entities = account.entities(level)
-                rows = [row for row in rows if _ancestor(account, entities[row[0]], above) in wanted]
-    return rows
+                found.append((above, wanted))
+    return found
 
 
 def _ancestor(account: AdAccount, entity: Entity, level: Level) -> str | None:
@@ -386,7 +398,7 @@ def _gone(account: AdAccount, entity: Entity) -> bool:
 
 
 def _page(
-    call: Call, query: Mapping[str, str], found: Sequence[Row], render: Callable[[Row], dict[str, Any]]
+    call: Call, query: Mapping[str, str], found: Sequence[Entity] | Facts, render: Callable[[Any], list[dict[str, Any]]]
 ) -> dict[str, Any]:
     try:
         page, size = int(query.get("page", 1)), int(query.get("page_size", 10))
@@ -394,7 +406,8 @@ def _page(
         raise TikTokError(40002, "page, page_size: Not a valid integer.") from None
     if page < 1 or not 1 <= size <= 1000:
         raise TikTokError(40002, "page_size: must be 1 to 1000.")
-    rows = [render(row) for row in found[(page - 1) * size : page * size]]
+    span = slice((page - 1) * size, page * size)
+    rows = render(found.take(span) if isinstance(found, Facts) else found[span])
     info = {"page": page, "page_size": size, "total_number": len(found), "total_page": ceil(len(found) / size)}
     if "tiktok_truncated_page_info" in call.troubles:
         info = {"page": page, "page_size": size}
