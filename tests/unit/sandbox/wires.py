@@ -41,6 +41,7 @@ class Wire:
     platform: Platform
     now: datetime = NOW
     troubles: dict[str, float | None] = field(default_factory=dict)
+    page: int = 37
 
     def __post_init__(self) -> None:
         self.api: Api = APIS[self.platform](self.world)
@@ -127,7 +128,7 @@ def _meta(wire: Wire, account: AdAccount, level: Level | None, since: date, unti
         "fields": f"{name}_id,impressions,clicks,spend,actions,action_values",
         "time_range": {"since": since.isoformat(), "until": until.isoformat()},
         "time_increment": "1",
-        "limit": "37",
+        "limit": str(wire.page),
         "action_attribution_windows": ["7d_click", "1d_view"],
     }
     if hourly:
@@ -162,7 +163,7 @@ def _tiktok(wire: Wire, account: AdAccount, level: Level | None, since: date, un
         "data_level": f"AUCTION_{name.upper()}",
         "dimensions": [f"{name}_id", time],
         "metrics": ["spend", "impressions", "clicks", "complete_payment", "total_complete_payment_rate"],
-        "page_size": "41",
+        "page_size": str(wire.page),
     }
     if level is not None:
         all_of_them = {"field_name": f"{name}_status", "filter_type": "IN", "filter_value": '["STATUS_ALL"]'}
