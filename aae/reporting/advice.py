@@ -13,7 +13,8 @@ clicks, which arrive at once.
 - ``refresh_creative`` (7 days against the 21 before): active ad with ``CREATIVE_IMPRESSIONS`` in each; CTR at most
   0.75 of its own past, also after taking out what the rest of the account did meanwhile.
 
-The rest of the account must have ``PEER_CONVERSIONS``. Each finding is tested against chance (negative binomial for
+The rest of the account must have ``PEER_CONVERSIONS`` and spend no less than the target itself: one half is no
+yardstick for the other. Each finding is tested against chance (negative binomial for
 conversions, normal for the log of CTR; both over-dispersed), and within a rule only those stand that hold a
 false-discovery rate of ``FDR`` (Benjamini-Hochberg). Budgets move by a fifth: larger steps restart the platforms'
 learning.
@@ -32,7 +33,6 @@ import pandas as pd
 from aae.display import money, number, percent, ratio
 from aae.frames import AccountFrames
 from aae.model import MICROS, Account, Level
-from aae.reporting.insights import DISPERSION
 from aae.reporting.numbers import HISTORY_DAYS, NOTHING, WEEK_DAYS, Sums, ages, sums_by, total
 
 Kind = Literal["pause_adset", "increase_budget", "decrease_budget", "refresh_creative"]
@@ -43,6 +43,10 @@ PAUSE_EXPECTED: Final = 6
 INCREASE_CONVERSIONS: Final = 15
 DECREASE_EXPECTED: Final = 10
 CREATIVE_IMPRESSIONS: Final = 10_000
+DISPERSION: Final = (2.0, 16.0)
+"""Between these lies the variance over mean of conversions given spend, which each account's own days tell."""
+USUAL_DISPERSION: Final = 4.0
+"""For an account with too few days to tell."""
 CLICK_DISPERSION: Final = 4.0
 """Variance over mean of clicks given impressions, from day to day."""
 STEP: Final = Decimal("0.2")
@@ -105,6 +109,7 @@ class _Target:
     budget_micros: int | None
     own: Sums
     rest: Sums
+    dispersion: float
 
     @property
     def expected(self) -> float:
@@ -135,7 +140,7 @@ class _Target:
         return (
             not self.own.conversions_missing
             and self.rest.conversions_micros >= PEER_CONVERSIONS * MICROS
-            and self.rest.conversions_spend_micros > 0
+            and self.rest.conversions_spend_micros >= self.own.spend_micros > 0
         )
 
     def advise(
@@ -171,9 +176,9 @@ def recommend(frames: AccountFrames, rows: pd.DataFrame) -> list[Recommendation]
     ``rows`` is :func:`aae.reporting.numbers.facts` of the account for the reported day.
     """
     week = ages(rows, 0, WEEK_DAYS - 1)
-    whole = total(sums_by(week, "age").values())
-    ad_sets = _targets(frames, sums_by(week, "ad_set_id"), whole, Level.AD_SET)
-    campaigns = _targets(frames, sums_by(week, "campaign_id"), whole, Level.CAMPAIGN)
+    spread = dispersion(rows)
+    ad_sets = _targets(frames, sums_by(week, "ad_set_id"), Level.AD_SET, spread)
+    campaigns = _targets(frames, sums_by(week, "campaign_id"), Level.CAMPAIGN, spread)
     busy_days = week[week["spend_micros"] > 0].groupby("ad_set_id")["age"].nunique().to_dict()
 
     paused = _significant(_pause(target, busy_days.get(target.entity_id, 0)) for target in ad_sets)
@@ -187,7 +192,8 @@ def recommend(frames: AccountFrames, rows: pd.DataFrame) -> list[Recommendation]
     return sorted((advice for advice in found if advice), key=lambda advice: (-advice.impact_micros, advice.target_id))
 
 
-def _targets(frames: AccountFrames, sums: dict[int, Sums], whole: Sums, level: Level) -> list[_Target]:
+def _targets(frames: AccountFrames, sums: dict[int, Sums], level: Level, spread: float) -> list[_Target]:
+    whole = total(sums.values())
     entities = frames.entities
     names = dict(zip(entities["entity_id"], entities["name"], strict=True))
     chosen = entities[
@@ -205,6 +211,7 @@ def _targets(frames: AccountFrames, sums: dict[int, Sums], whole: Sums, level: L
             budget_micros=None if pd.isna(row["daily_budget_micros"]) else int(row["daily_budget_micros"]),
             own=sums[row["entity_id"]],
             rest=whole - sums[row["entity_id"]],
+            dispersion=spread,
         )
         for row in chosen.to_dict("records")
     ]
@@ -213,7 +220,7 @@ def _targets(frames: AccountFrames, sums: dict[int, Sums], whole: Sums, level: L
 def _pause(target: _Target, busy_days: int) -> _Candidate | None:
     if busy_days < 3 or not target.enough_peers or target.expected < PAUSE_EXPECTED:
         return None
-    p, roas = at_most(target.got, target.expected), target.relative_roas
+    p, roas = at_most(target.got, target.expected, target.dispersion), target.relative_roas
     if target.relative_cpa < 2 or (roas is not None and roas >= 0.6):
         return _Candidate(p, target.entity_id)
     currency, own = target.account.currency, target.own
@@ -234,7 +241,7 @@ def _pause(target: _Target, busy_days: int) -> _Candidate | None:
 def _increase(target: _Target, full_days: int) -> _Candidate | None:
     if full_days < 5 or not target.enough_peers or target.got < INCREASE_CONVERSIONS or not target.budget_micros:
         return None
-    p, roas = at_least(target.got, target.expected), target.relative_roas
+    p, roas = at_least(target.got, target.expected, target.dispersion), target.relative_roas
     if target.relative_cpa > 0.8 or (roas is not None and roas < 1):
         return _Candidate(p, target.entity_id)
     currency, own = target.account.currency, target.own
@@ -256,7 +263,7 @@ def _increase(target: _Target, full_days: int) -> _Candidate | None:
 def _decrease(target: _Target) -> _Candidate | None:
     if not target.enough_peers or target.expected < DECREASE_EXPECTED or not target.budget_micros:
         return None
-    p, roas = at_most(target.got, target.expected), target.relative_roas
+    p, roas = at_most(target.got, target.expected, target.dispersion), target.relative_roas
     if target.relative_cpa < 1.3 or (roas is not None and roas > 0.8):
         return _Candidate(p, target.entity_id)
     currency, own = target.account.currency, target.own
@@ -280,7 +287,7 @@ def _refreshable(frames: AccountFrames, rows: pd.DataFrame) -> Iterable[_Candida
     then = sums_by(past, "entity_id")
     now = sums_by(week, "entity_id")
     before = total(then.values())
-    for target in _targets(frames, now, total(now.values()), Level.AD):
+    for target in _targets(frames, now, Level.AD, CLICK_DISPERSION):
         yield _refresh(target, then.get(target.entity_id, NOTHING), before)
 
 
@@ -293,7 +300,7 @@ def _refresh(target: _Target, then: Sums, account_then: Sums) -> _Candidate | No
         trend = rest.ctr / rest_then.ctr
     usual = then.ctr * trend
     kept = own.ctr / usual
-    p = _tail(-log(kept) / sqrt(CLICK_DISPERSION * (1 / own.clicks + 1 / then.clicks)))
+    p = _tail(-log(kept) / sqrt(target.dispersion * (1 / own.clicks + 1 / then.clicks)))
     # Also against its own past as it was: an ad that only did not share in a general rise is not worn out.
     if kept > Decimal("0.75") or own.ctr / then.ctr > Decimal("0.75"):
         return _Candidate(p, target.entity_id)
@@ -322,7 +329,24 @@ def _significant(candidates: Iterable[_Candidate | None]) -> list[_Candidate]:
     return [candidate for candidate in ranked[:last] if candidate.advice]
 
 
-def at_most(count: float, mean: float, *, dispersion: float = DISPERSION) -> float:
+def dispersion(rows: pd.DataFrame) -> float:
+    """How much more than chance an account's daily conversions wobble: Pearson's chi-squared over degrees of freedom.
+
+    Each campaign's conversions of a day are held against its own 28 days' rate times that day's spend.
+    """
+    told = rows[rows["conversions_missing"] == 0]
+    days = told.groupby(["campaign_id", "age"])[["conversions_micros", "spend_micros"]].sum() / MICROS
+    sums = days.groupby(level=0).transform("sum")
+    days["expected"] = sums["conversions_micros"] * days["spend_micros"] / sums["spend_micros"]
+    days = days[days["expected"] >= 1]
+    freedom = len(days) - days.index.get_level_values(0).nunique()
+    if freedom < WEEK_DAYS:
+        return USUAL_DISPERSION
+    squared = ((days["conversions_micros"] - days["expected"]) ** 2 / days["expected"]).sum()
+    return float(min(max(squared / freedom, DISPERSION[0]), DISPERSION[1]))
+
+
+def at_most(count: float, mean: float, dispersion: float) -> float:
     """The chance of ``count`` or fewer where ``mean`` are expected: negative binomial, variance dispersion x mean."""
     if mean > 1000:
         return _tail((mean - count) / sqrt(dispersion * mean))
@@ -332,12 +356,12 @@ def at_most(count: float, mean: float, *, dispersion: float = DISPERSION) -> flo
     return min(1.0, sum(map(exp, terms)))
 
 
-def at_least(count: float, mean: float, *, dispersion: float = DISPERSION) -> float:
+def at_least(count: float, mean: float, dispersion: float) -> float:
     """The chance of ``count`` or more where ``mean`` are expected."""
     if mean > 1000:
         return _tail((count - mean) / sqrt(dispersion * mean))
     whole = floor(count)
-    return 1.0 if whole <= 0 else max(0.0, 1 - at_most(whole - 1, mean, dispersion=dispersion))
+    return 1.0 if whole <= 0 else max(0.0, 1 - at_most(whole - 1, mean, dispersion))
 
 
 def _tail(z: float) -> float:

@@ -8,9 +8,10 @@ which nothing is told is unknown, not zero.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import date
 from decimal import Decimal
+from operator import add, attrgetter, sub
 from typing import Final, Literal, TypeVar, cast
 
 import pandas as pd
@@ -48,10 +49,10 @@ class Sums:
     revenue_spend_micros: int = 0
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Sums(*map(add, _values(self), _values(other)))
 
     def __sub__(self, other: Sums) -> Sums:
-        return Sums(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Sums(*map(sub, _values(self), _values(other)))
 
     @property
     def delivered(self) -> bool:
@@ -118,6 +119,7 @@ class Sums:
 
 FIELDS: Final = tuple(field.name for field in fields(Sums))
 NOTHING: Final = Sums()
+_values = attrgetter(*FIELDS)  # many times faster than dataclasses.astuple, which copies deeply
 
 
 @dataclass(frozen=True, slots=True)

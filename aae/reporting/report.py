@@ -362,12 +362,12 @@ def _changes(currency: str, campaigns: Sequence[CampaignLine]) -> tuple[Change, 
     """The campaigns that moved most: first those whose CPA or ROAS firmly changed, weighted by money, then spend."""
     moved = {id(line): line.compared.day.spend - (line.compared.average("spend") or 0) for line in campaigns}
     movement = sum(abs(change) for change in moved.values())
-    if not movement or not any(line.compared.week for line in campaigns):
+    if not any(line.compared.week for line in campaigns):
         return ()
     found: list[tuple[float, Change]] = []
     for line in campaigns:
         compared, why = line.compared, explain(line.compared)
-        change, share = moved[id(line)], float(abs(moved[id(line)]) / movement)
+        change, share = moved[id(line)], float(abs(moved[id(line)]) / movement) if movement else 0.0
         spend_moved = compared.change("spend")
         small = share < MIN_SHARE or (spend_moved is not None and abs(spend_moved) < Decimal("0.1"))
         if small and why is None:
