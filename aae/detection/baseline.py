@@ -45,8 +45,9 @@ _SHARES: Final = {
 }
 """Share of a click's final conversions that is known this many hours after it, until an account's own is learnt.
 
-Reporting itself takes up to an hour. Many orders follow the click at once, the rest within the attribution window: 7 days after a click on Meta and
-commonly on TikTok, 30 on Google, which also models conversions up to 15 h late and dates them back to the click.
+Reporting itself takes up to an hour. Many orders follow the click at once, the rest within the attribution window:
+7 days after a click on Meta and commonly on TikTok, 30 on Google, which also models conversions up to 15 h late and
+dates them back to the click.
 """
 
 MATURITY_DOUBT: Final = 0.5

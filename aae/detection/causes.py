@@ -22,6 +22,7 @@ from aae.detection.scoring import (
     FALSE_DISCOVERY,
     FAMILY,
     SEVERITIES,
+    SINGLE,
     Sensitivity,
     Test,
     bar,
@@ -144,7 +145,8 @@ def detect(
     p_values = [p_value for one in judged for p_value in one.p_values()]
     if not p_values:
         return []
-    limit = benjamini_hochberg(np.concatenate(p_values), FALSE_DISCOVERY[sensitivity])
+    accepted = FALSE_DISCOVERY[sensitivity]
+    limit = min(benjamini_hochberg(np.concatenate(p_values), accepted), accepted * SINGLE)
     for one in judged:
         one.mark(limit)
     found = _tracking(judged)
@@ -173,7 +175,7 @@ class _Judged:
             if members:
                 where = np.stack([test.judged for test in members])
                 self.evidence[family] = combined(np.stack([test.p_value for test in members]), where)
-                self.testable[family] = where.any(axis=0)
+                self.testable[family] = np.asarray(where.any(axis=0))
 
     def p_values(self) -> list[Floats]:
         """The evidence of every family at every node where there was something to judge."""
@@ -182,7 +184,7 @@ class _Judged:
     def mark(self, limit: float) -> None:
         """Keep, per significant family and node, the gravest test that is above its bar."""
         for metric in {test.metric for test in self.tests}:
-            over = np.zeros(len(self.past.tree.level), dtype=bool)
+            over: Bools = np.zeros(len(self.past.tree.level), dtype=np.bool_)
             significant = self.evidence[FAMILY[metric]] <= limit
             least = bar(metric, self.sensitivity)
             for test in sorted(
@@ -192,7 +194,7 @@ class _Judged:
                 for node in np.flatnonzero(bad):
                     self._keep(int(node), test)
                 # Ordinary again in a fresher window: what an older window still shows is over.
-                over = np.logical_or(over, test.judged & (test.adverse < 0.5 * least))
+                over = over | (test.judged & (test.adverse < 0.5 * least)).astype(np.bool_)
 
     def _keep(self, node: int, test: Test) -> None:
         family = FAMILY[test.metric]

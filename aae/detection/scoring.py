@@ -36,6 +36,9 @@ Sensitivity = Literal["low", "medium", "high"]
 FALSE_DISCOVERY: Final[dict[Sensitivity, float]] = {"low": 0.005, "medium": 0.03, "high": 0.1}
 """Accepted share of false discoveries among all; the bars of size below come on top."""
 
+SINGLE: Final = 0.02
+"""No discovery is accepted at more than this part of that share: one large incident must not carry small ones along."""
+
 EVIDENT: Final = 0.01
 """A test that is told must be unlikely by itself too, not only together with its neighbours."""
 
@@ -96,8 +99,8 @@ MIN_SHARE: Final = 0.02
 MIN_LAGS: Final = 10
 """Past days with delivery that a price needs: younger entities are still learning."""
 
-_ORDER_SPREAD: Final = 1.0
-"""Standard deviation of an order's value over its mean: about 1 in retail."""
+_ORDER_SPREAD: Final = (0.4, 1.5)
+"""Bounds of the standard deviation of an order's value over its mean; between them the account's own is used."""
 
 _TAIL: Final = 12
 """Degrees of freedom of a price's residual: heavier tails than a normal distribution. The spread, which follows the
@@ -315,8 +318,9 @@ def _roas(
     spend = daily.spend_valued[:, window.days].sum(axis=1)
     mean, beyond = _expected(past, window.days, daily.spend_valued, rate, weekday)
     count, _ = _expected(past, window.days, daily.spend_valued, orders, weekday)
-    shape = 1.0 / (beyond + (1.2 + _ORDER_SPREAD**2) / np.maximum(count, 1e-9))
+    shape = 1.0 / (beyond + (1.2 + _order_variance(past)) / np.maximum(count, 1e-9))
     change = _inverse(np.maximum(mean, 1e-9), revenue) - 1.0
+    cheap = _worth_p(past, window, worth, weekday, order)
     # A gamma never gives exactly nothing; selling nothing at all is the chance of no orders.
     low = special.gammainc(shape, shape * revenue / np.maximum(mean, 1e-9)) + few_p(np.zeros_like(count), count, beyond)
     return Test(
@@ -330,15 +334,26 @@ def _roas(
         adverse=-change,
         # ROAS falls with the number of orders or with their worth, and worth needs no guess at what is still to come.
         # It may speak for ROAS as far as ROAS agrees: a price promotion sells more orders of less worth.
-        p_value=np.minimum(
-            2.0 * np.minimum(low, np.maximum(_worth_p(past, window, worth, weekday, order), low**2)), 1.0
-        ),
+        p_value=np.minimum(2.0 * np.minimum(low, np.maximum(cheap, low**2)), 1.0),
         stake=spend * np.clip(-change, 0.0, 1.0),
         excess=np.maximum(mean - revenue, 0.0) / max(order, 1e-9),
         volume=mean / max(order, 1e-9),
         judged=(count >= MIN_EXPECTED) & _big_enough(spend),
         days=window.days,
     )
+
+
+def _order_variance(past: History) -> float:
+    """Relative variance of one order's value, from how the mean order varies with the number of orders in a day."""
+    campaign = past.tree.depth == 1
+    orders, revenue = past.daily.conversions[campaign], past.daily.revenue[campaign]
+    mean = revenue.sum(axis=1, keepdims=True) / np.maximum(orders.sum(axis=1, keepdims=True), 1e-9)
+    there = (orders >= 3) & (revenue > 0)
+    if there.sum() < 20:
+        return _ORDER_SPREAD[1] ** 2 / 2
+    away = revenue[there] / (orders * np.maximum(mean, 1e-9))[there] - 1.0
+    # The median of a squared normal deviation is 0.455 of its variance, and incidents hardly move it.
+    return float(np.clip(np.median(away**2 * orders[there]) / 0.455, _ORDER_SPREAD[0] ** 2, _ORDER_SPREAD[1] ** 2))
 
 
 def _worth_p(past: History, window: _Window, worth: Rate, weekday: Ints, order: float) -> Floats:
@@ -349,7 +364,7 @@ def _worth_p(past: History, window: _Window, worth: Rate, weekday: Ints, order: 
     total = np.maximum(mean.sum(axis=1), 1e-9)
     alone = (mean**2).sum(axis=1) / total**2
     beyond = worth.noise * (0.8 * alone + 0.2) + worth.doubt
-    shape = 1.0 / (beyond + _ORDER_SPREAD**2 / np.maximum(orders.sum(axis=1), 1e-9))
+    shape = 1.0 / (beyond + _order_variance(past) / np.maximum(orders.sum(axis=1), 1e-9))
     low = special.gammainc(shape, shape * daily.revenue[:, window.days].sum(axis=1) / total)
     return np.asarray(np.where(total / order >= MIN_EXPECTED, low, 1.0))
 

@@ -134,9 +134,9 @@ def _digits(error: float, past: Floats) -> float:
         return 0.0
     side = np.sign(error) * past
     size = abs(error)
-    threshold = max(float(np.quantile(side, 0.9)), _LEAST_SPREAD)
-    if size <= threshold:
+    if np.count_nonzero(side >= size) > 0.1 * len(side) or size <= _LEAST_SPREAD:
         return 0.0
+    threshold = min(max(float(np.quantile(side, 0.9)), _LEAST_SPREAD), size)
     beyond = side[side > threshold] - threshold
     if len(beyond) < 5:
         spread = max(float(np.quantile(np.abs(past), 0.9)), _LEAST_SPREAD) / 2.3
