@@ -82,6 +82,7 @@ def reconcile(
         now: The moment of judging.
         judged_accounts: Ids of the accounts that were judged: the others' silence means nothing.
     """
+    findings = _distinct(findings)
     waiting = {incident.id: incident for incident in open_incidents}
     resolved = {
         incident.id: incident
@@ -109,6 +110,15 @@ def reconcile(
     return changes
 
 
+def _distinct(findings: Sequence[Finding]) -> list[Finding]:
+    """One finding per family and branch, the first: an incident can be continued by one only."""
+    kept: list[Finding] = []
+    for finding in findings:
+        if not any(_related(finding, other) for other in kept):
+            kept.append(finding)
+    return kept
+
+
 def _match(findings: Sequence[Finding], waiting: dict[int, OpenIncident]) -> list[OpenIncident | None]:
     """For each finding the incident it continues, taken out of ``waiting``: the same one, or else the same branch."""
     matches: list[OpenIncident | None] = [None] * len(findings)
@@ -125,15 +135,23 @@ def _same(finding: Finding, incident: OpenIncident) -> bool:
     return finding.fingerprint == incident.fingerprint
 
 
-def _related(finding: Finding, incident: OpenIncident) -> bool:
+def _related(finding: Finding, other: Finding | OpenIncident) -> bool:
     """The same family on the same branch: as evidence grows, a cause may be named a level higher or lower."""
-    path, accounts = tuple(finding.data["path"]), set(finding.data["accounts"])
-    short = min(len(path), len(incident.path))
+    path, accounts = _place(finding)
+    other_path, other_accounts = _place(other)
+    short = min(len(path), len(other_path))
     return (
-        finding.family == incident.family
-        and not accounts.isdisjoint(incident.accounts)
-        and path[:short] == incident.path[:short]
+        finding.family == other.family
+        and not accounts.isdisjoint(other_accounts)
+        and path[:short] == other_path[:short]
     )
+
+
+def _place(of: Finding | OpenIncident) -> tuple[tuple[int, ...], set[int]]:
+    """Entity ids from the campaign down, and the accounts."""
+    if isinstance(of, Finding):
+        return tuple(of.data["path"]), set(of.data["accounts"])
+    return of.path, set(of.accounts)
 
 
 def _awake(incident: OpenIncident, now: datetime) -> bool:

@@ -40,6 +40,9 @@ _LEVEL_GAIN: Final = 0.08
 _FLOOR: Final = 0.05
 """Logarithms end at this share of the usual value, so that nothing at all is far down but finite."""
 
+_NOTHING: Final = 1e-200
+"""A usual value this small is none: its share would not be a number any more."""
+
 _LEAST_SPREAD: Final = 0.02
 """Errors below two per cent are never news."""
 
@@ -89,9 +92,9 @@ def _score(numbers: Floats, hours: NDArray[np.int32]) -> Floats:
             slow = float(np.median(logs[past] - profile[hour[past]]))
             recent = errors[past][np.isfinite(errors[past])]
             width = max(1.4826 * float(np.median(np.abs(recent))), _LEAST_SPREAD) if len(recent) else width
-        if usual <= 0:
+        if usual <= _NOTHING:
             usual = float(np.median(raw[: now + 1])) if now < 24 else 0.0
-            if usual <= 0:
+            if usual <= _NOTHING:
                 continue
             level = float(np.log(usual))
         logs[now] = _log(raw[now : now + 1], usual)[0]
@@ -109,7 +112,7 @@ def _score(numbers: Floats, hours: NDArray[np.int32]) -> Floats:
 
 
 def _log(values: Floats, usual: float) -> Floats:
-    return np.asarray(np.log(np.maximum(values, _FLOOR * usual))) if usual > 0 else np.zeros(len(values))
+    return np.asarray(np.log(np.maximum(values, _FLOOR * usual))) if usual > _NOTHING else np.zeros(len(values))
 
 
 def _profile(logs: Floats, hour: NDArray[np.int32]) -> Floats:
