@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,12 +91,6 @@ def has_delivery(page: pd.DataFrame) -> pd.DataFrame:
 def hourly(granularity: Granularity) -> bool:
     """Whether rows carry an hour."""
     return granularity is Granularity.HOURLY
-
-
-def add_up(values: Iterable[int | None]) -> int | None:
-    """The sum of what is known; None if nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
 
 
 def _frame(values: dict[str, object], kinds: dict[str, str]) -> pd.DataFrame:

@@ -145,8 +145,8 @@ class Answer:
     """
 
     status: int
-    headers: Mapping[str, str]
-    data: Any
+    headers: Mapping[str, str] = field(repr=False)
+    data: Any = field(repr=False)  # may hold a new token
     is_json: bool
     at: datetime
     throttled_before: int = 0
@@ -179,6 +179,7 @@ class Call:
     answers are never shared between tenants. ``scopes`` are the pauses that the call respects. Secrets travel only in
     the three ``secret_`` fields; they are kept out of the cache key, of ``repr`` and of every message.
     ``repeatable`` is False for what must not be sent twice; ``fresh`` asks past the answer cache.
+    ``spacing`` is how many seconds this process leaves between two calls to a platform that tells no usage.
     """
 
     platform: Platform
@@ -198,6 +199,7 @@ class Call:
     secret_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     repeatable: bool = True
     fresh: bool = False
+    spacing: float = 0.0
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -275,6 +277,7 @@ class Transport:
         self._handler = handler
         self._client: httpx.AsyncClient | None = None
         self._calls: defaultdict[tuple[Platform, str], Counter[str]] = defaultdict(Counter)
+        self._turns: defaultdict[Platform, float] = defaultdict(float)
         self._streaks: defaultdict[tuple[Platform, str], _Streak] = defaultdict(_Streak)
 
     async def __aenter__(self) -> Self:
@@ -312,6 +315,7 @@ class Transport:
             return self._answer(call, 200, {}, kept)
         for attempt in count(1):
             await self._respect_pauses(call)
+            await self._keep_pace(call)
             try:
                 answer, body = await self._send(call)
                 await self._judge(call, answer)
@@ -340,6 +344,14 @@ class Transport:
             )
         if left > timedelta(0):
             await self.sleep(left.total_seconds())
+
+    async def _keep_pace(self, call: Call) -> None:
+        """Take the next turn. Turns are counted in the event loop's time, which also runs where the clock is set."""
+        now = asyncio.get_running_loop().time()
+        turn = max(now, self._turns[call.platform])
+        self._turns[call.platform] = turn + call.spacing
+        if turn > now:
+            await self.sleep(turn - now)
 
     async def _judge(self, call: Call, answer: Answer) -> None:
         """Let the platform say what its answer means, and remember the pauses it asks for."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pandas as pd
 
 from aae.errors import Reduce
-from aae.model import Account, Granularity, Level, Slice, Token, Totals
+from aae.model import Account, Level, Slice, Token, Totals
 from aae.platforms.columns import MetricColumns, Once, has_delivery, hourly
 from aae.platforms.google.listing import part
 from aae.platforms.google.wire import Ads, read
@@ -83,7 +83,7 @@ def _between(days: list[date]) -> str:
 
 def _frame(rows: Rows, level: Level, piece: Slice) -> pd.DataFrame:
     columns, days = MetricColumns(level), piece.days
-    by_hour, by_ad = piece.granularity is Granularity.HOURLY, level is Level.AD
+    by_hour, by_ad = hourly(piece.granularity), level is Level.AD
     for row in rows:
         segments, campaign = part(row, "segments"), read.id(part(row, "campaign").get("id"), "campaign.id")
         impressions, clicks, spend, conversions, revenue = _measures(row)

@@ -57,21 +57,13 @@ async def fetch_totals(graph: Graph, account: Account, token: Token, piece: Slic
         "time_increment": "all_days",
         **_asked(graph, piece.days),
     }
-    found = Totals() if hourly(piece.granularity) else Totals(conversions_micros=0, revenue_micros=0)
-    async for rows in graph.pages(
-        f"act_{account.external_id}/insights", params, Caller.of(account, token), Purpose.TOTALS
-    ):
-        if len(rows) != 1 or found.impressions or found.spend_micros:
-            raise read.bug("more than one row of account totals")
-        conversions, revenue = (None, None) if hourly(piece.granularity) else _purchases(rows[0])
-        found = Totals(
-            impressions=read.count(rows[0].get("impressions", "0"), "impressions"),
-            clicks=read.count(rows[0].get("clicks", "0"), "clicks"),
-            spend_micros=read.exact(rows[0].get("spend", "0"), "spend"),
-            conversions_micros=conversions,
-            revenue_micros=revenue,
-        )
-    return found
+    path, by_hour = f"act_{account.external_id}/insights", hourly(piece.granularity)
+    found = [row async for rows in graph.pages(path, params, Caller.of(account, token), Purpose.TOTALS) for row in rows]
+    if len(found) > 1:
+        raise read.bug("more than one row of account totals")
+    row = found[0] if found else {}
+    conversions, revenue = (None, None) if by_hour else _purchases(row)
+    return Totals(*_delivery(row), conversions, revenue)
 
 
 def _asked(graph: Graph, days: list[date]) -> dict[str, str]:
@@ -155,9 +147,10 @@ def _frame(rows: Rows, piece: Slice) -> pd.DataFrame:
         columns.campaign_external_id.append(read.id(row.get("campaign_id"), "campaign_id"))
         columns.local_date.append(read.day(row.get("date_start"), "date_start", days))
         columns.local_hour.append(_hour(row.get(_HOUR)) if by_hour else None)
-        columns.impressions.append(read.count(row.get("impressions", "0"), "impressions"))
-        columns.clicks.append(read.count(row.get("clicks", "0"), "clicks"))
-        columns.spend_micros.append(read.exact(row.get("spend", "0"), "spend"))
+        impressions, clicks, spend = _delivery(row)
+        columns.impressions.append(impressions)
+        columns.clicks.append(clicks)
+        columns.spend_micros.append(spend)
         conversions, revenue = (None, None) if by_hour else _purchases(row)
         columns.conversions_micros.append(conversions)
         columns.revenue_micros.append(revenue)
@@ -167,6 +160,15 @@ def _frame(rows: Rows, piece: Slice) -> pd.DataFrame:
 def _hour(value: object) -> int:
     """The hour of a label such as ``06:00:00 - 06:59:59``."""
     return read.hour(value[:2] if isinstance(value, str) else value, _HOUR)
+
+
+def _delivery(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Impressions, clicks and spend of a row; what is zero may be absent."""
+    return (
+        read.count(row.get("impressions", "0"), "impressions"),
+        read.count(row.get("clicks", "0"), "clicks"),
+        read.exact(row.get("spend", "0"), "spend"),
+    )
 
 
 def _purchases(row: Mapping[str, Any]) -> tuple[int, int]:

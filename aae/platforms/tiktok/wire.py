@@ -22,6 +22,9 @@ from aae.settings import TikTokSettings
 
 read: Final = Reader(Platform.TIKTOK)
 
+SPACING: Final = 0.1
+"""Seconds between two calls: the lowest tier allows ten a second. There are no usage headers to pace oneself by."""
+
 PAGE_SIZE: Final = 1000
 _MOST_PAGES: Final = 10_000
 
@@ -66,6 +69,7 @@ class Business:
             secret_headers={"Access-Token": caller.token.get_secret_value()},
             secret_params=secret_params or {},
             fresh=fresh,
+            spacing=SPACING,
         )
         answer = await self.transport.request(call)
         return read.record(read.record(answer.data, "an answer").get("data"), "data")

@@ -103,6 +103,14 @@ async def test_a_body_that_drips_is_ended_by_the_time_limit() -> None:
             await transport.request(a_call())
 
 
+async def test_calls_to_a_platform_that_tells_no_usage_are_spaced() -> None:
+    clock, network = Clock(), Network(lambda _: ok({}))
+    async with door(network, clock) as transport:
+        await asyncio.gather(*(transport.request(a_call(spacing=0.1)) for _ in range(4)))
+        await transport.request(a_call(platform=Platform.GOOGLE))
+    assert clock.slept == pytest.approx([0.1, 0.2, 0.3], abs=0.05)
+
+
 def throttles(seconds: float, scope: str = "meta:account:1001") -> Any:
     def judge(answer: Answer) -> Mapping[str, datetime]:
         if answer.status == 429:
@@ -276,6 +284,7 @@ async def test_no_secret_leaves_in_an_exception_or_a_log(
         error = error.__cause__ or error.__context__
     assert TOKEN not in caplog.text
     assert TOKEN not in repr(a_call())
+    assert TOKEN not in repr(Answer(200, {"x": TOKEN}, {"access_token": TOKEN}, True, NOW, 0, (TOKEN,)))
 
 
 async def test_the_words_of_a_platform_are_one_short_printable_line_without_tokens() -> None:
