@@ -30,6 +30,8 @@ _SIGNS: Final[Mapping[str, str]] = {
 }  # fmt: skip
 # Reorder text, hide in it, or break lines: bidi controls, zero-width marks, tags, line separators.
 _DECEPTIVE: Final = re.compile("[\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]")
+# A no-break space keeps "12 %" together and harms nobody.
+_GAPS: Final = re.compile(r"[^\S\u00a0]+")
 _MARKDOWN: Final = re.compile(r"([\\`*_{}\[\]()#+\-.!|~:@=^$\"'/])")
 _FORMULA: Final = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four: their full-width twins
 
@@ -38,7 +40,7 @@ def clean(value: str, *, limit: int = 120) -> str:
     """A name fit for one line of display: no control or bidi characters, single spaces, at most ``limit`` long."""
     visible = _DECEPTIVE.sub("", value)
     printable = "".join(" " if unicodedata.category(c) in {"Cc", "Cs", "Co", "Cn"} else c for c in visible)
-    line = " ".join(printable.split())
+    line = _GAPS.sub(" ", printable).strip()
     if len(line) > limit:
         line = line[: limit - 1].rstrip() + "…"
     return line or "(no name)"

@@ -13,6 +13,7 @@ import re
 import smtplib
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.errors import MessageError
@@ -165,7 +166,8 @@ class FileSender:
                 os.fsync(file.fileno())
             draft.replace(self._folder / f"{stem}.eml")
         except OSError as error:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink()
             raise Retry(f"The outbox folder cannot be written to ({error.strerror}).") from error
 
 
