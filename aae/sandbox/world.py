@@ -410,9 +410,12 @@ class _Tree:
         self.campaigns.append(entity)
         if not sketch.ads:
             self.leaves.append(Leaf(index, None, None))
-            self.habits.append(self.habit(sketch, spend, Status.ACTIVE))
+            self.habits.append(self.habit(sketch, spend))
             return
         ad_sets = 2 if big else 1
+        if sketch.status is Status.PAUSED:
+            # Who pauses a campaign leaves what is in it as it was.
+            sketch = replace(sketch, status=Status.ACTIVE)
         for number in range(ad_sets):
             budget = None if on_campaign else spend * 1.4 / ad_sets
             self.ad_set(sketch, index, number, spend / ad_sets, budget)
@@ -433,7 +436,7 @@ class _Tree:
             entity = self.entity(Level.AD, ad_set.external_id, own, f"Creative {chr(65 + ad)} - {audience}")
             self.leaves.append(Leaf(campaign, index, len(self.all_ads)))
             self.all_ads.append(entity)
-            self.habits.append(self.habit(own, spend * float(weights[ad]), own.status))
+            self.habits.append(self.habit(own, spend * float(weights[ad])))
 
     def entity(
         self,
@@ -461,7 +464,7 @@ class _Tree:
             tells_conversions=sketch.tells_conversions,
         )
 
-    def habit(self, sketch: Sketch, spend: float, status: Status) -> Habit:
+    def habit(self, sketch: Sketch, spend: float) -> Habit:
         """How a leaf that should spend ``spend`` a day behaves. Cost per purchase about a third of its value."""
         rng, level = self.rng, _PRICE_LEVEL[self.seat.currency]
         ctr, cpc = rng.uniform(0.009, 0.02), rng.uniform(0.45, 0.75) * level
@@ -474,7 +477,7 @@ class _Tree:
             cvr=rng.uniform(0.03, 0.05) if sketch.tells_conversions else 0.0,
             order_value=rng.uniform(45, 75) * level * 1e6,
             begins=-np.inf if sketch.begins is None else start + sketch.begins * 86_400,
-            ends=start + sketch.ends * 86_400 if sketch.ends is not None and status is not Status.ACTIVE else np.inf,
+            ends=np.inf if sketch.ends is None else start + sketch.ends * 86_400,
         )
 
 

@@ -1,0 +1,285 @@
+"""Each fault does what its name says, where and when it was told to, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import orjson
+import pytest
+
+from aae.errors import UserError
+from aae.model import Platform
+from aae.sandbox import CATALOGUE, Fault, Faults, World
+from aae.sandbox.entities import AdAccount
+from aae.sandbox.faults import Stage
+from aae.sandbox.wire import Answer, Call, Purpose, Subject
+from tests.unit.sandbox.wires import NOW, Wire, first
+
+METRICS = Subject(Purpose.METRICS, "1001")
+LISTING = Subject(Purpose.LISTING, "1001")
+
+
+def call(path: str = "/v26.0/act_1001/insights") -> Call:
+    return Call("GET", path, {}, {}, b"", "http://sandbox", NOW)
+
+
+def reply(name: str, *, path: str = "/v26.0/act_1001/insights", value: float | None = None) -> Answer:
+    kind = CATALOGUE[name]
+    assert kind.reply is not None
+    return kind.reply(call(path), METRICS, value)
+
+
+def strikes(faults: Faults, platform: Platform, subject: Subject = METRICS, path: str = "/x") -> list[str]:
+    return [one.name for one in faults.striking(platform, path, subject)]
+
+
+def test_every_fault_has_a_one_line_description_and_a_way_to_work() -> None:
+    assert len(CATALOGUE) > 40
+    for name, kind in CATALOGUE.items():
+        assert kind.name == name
+        assert kind.description
+        assert "\n" not in kind.description
+        assert (kind.reply is not None) == (kind.stage is Stage.ANSWER)
+        assert (kind.damage is not None) == (kind.stage is Stage.BODY)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code", "subcode"),
+    [
+        ("meta_token_expired", 400, 190, 463),
+        ("meta_token_revoked", 400, 190, 458),
+        ("meta_throttled", 400, 80000, 2446079),
+        ("meta_app_throttled", 403, 4, 1504022),
+        ("meta_user_throttled", 400, 17, 2446079),
+        ("meta_custom_throttled", 400, 613, 1487742),
+        ("meta_transient", 500, 2, None),
+        ("meta_error_in_200", 200, 2, None),
+        ("meta_no_permission", 403, 200, None),
+        ("meta_deprecated_version", 400, 2635, None),
+    ],
+)
+def test_meta_errors_have_their_codes(name: str, status: int, code: int, subcode: int | None) -> None:
+    answer = reply(name)
+    error = orjson.loads(answer.body)["error"]
+    assert (answer.status, error["code"], error.get("error_subcode")) == (status, code, subcode)
+    assert set(error) >= {"message", "type", "fbtrace_id", "is_transient"}
+
+
+def test_a_throttled_meta_account_says_in_minutes_when_it_may_go_on() -> None:
+    usage = json.loads(reply("meta_throttled", value=17).headers["x-business-use-case-usage"])
+    assert usage["1001"][0]["estimated_time_to_regain_access"] == 17
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("tiktok_throttled", 40100),
+        ("tiktok_advertiser_throttled", 40133),
+        ("tiktok_token_expired", 40102),
+        ("tiktok_token_revoked", 40105),
+        ("tiktok_no_permission", 40001),
+        ("tiktok_system_error", 50000),
+        ("tiktok_busy", 50002),
+        ("tiktok_internal_timeout", 51010),
+        ("tiktok_maintenance", 60001),
+    ],
+)
+def test_tiktok_errors_come_under_http_200(name: str, code: int) -> None:
+    answer = reply(name)
+    body = orjson.loads(answer.body)
+    assert (answer.status, body["code"]) == (200, code)
+    assert set(body) == {"code", "message", "request_id", "data"}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "key", "value"),
+    [
+        ("google_token_expired", 401, "authenticationError", "OAUTH_TOKEN_EXPIRED"),
+        ("google_throttled", 429, "quotaError", "RESOURCE_EXHAUSTED"),
+        ("google_account_throttled", 429, "quotaError", "RESOURCE_EXHAUSTED"),
+        ("google_internal", 500, "internalError", "INTERNAL_ERROR"),
+        ("google_transient", 503, "internalError", "TRANSIENT_ERROR"),
+        ("google_customer_not_enabled", 403, "authorizationError", "CUSTOMER_NOT_ENABLED"),
+        ("google_no_permission", 403, "authorizationError", "USER_PERMISSION_DENIED"),
+        ("google_manager_metrics", 400, "queryError", "REQUESTED_METRICS_FOR_MANAGER"),
+        ("google_expired_page_token", 400, "requestError", "EXPIRED_PAGE_TOKEN"),
+    ],
+)
+def test_google_errors_are_failures_and_arrays_on_streams(name: str, status: int, key: str, value: str) -> None:
+    for path in ("/v26/customers/1/googleAds:search", "/v26/customers/1/googleAds:searchStream"):
+        answer = reply(name, path=path)
+        body = orjson.loads(answer.body)
+        assert isinstance(body, list) == path.endswith("Stream")
+        error = body[0]["error"] if isinstance(body, list) else body["error"]
+        assert (answer.status, error["code"]) == (status, status)
+        assert error["details"][0]["errors"][0]["errorCode"] == {key: value}
+
+
+def test_google_says_how_long_and_for_whom_it_is_throttled() -> None:
+    def details(name: str, value: float | None = None) -> dict[str, Any]:
+        error = orjson.loads(reply(name, path="/v26/x", value=value).body)["error"]
+        found: dict[str, Any] = error["details"][0]["errors"][0]["details"]["quotaErrorDetails"]
+        return found
+
+    assert (details("google_throttled")["retryDelay"], details("google_throttled")["rateScope"]) == (
+        "43200s",
+        "DEVELOPER",
+    )
+    assert details("google_account_throttled", 7)["retryDelay"] == "7s"
+    assert details("google_account_throttled")["rateScope"] == "ACCOUNT"
+    assert "details" not in orjson.loads(reply("google_plain_401", path="/v26/x").body)["error"]
+    assert orjson.loads(reply("google_invalid_grant").body)["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_plain_http_failures(status: int) -> None:
+    answer = reply(f"http_{status}")
+    assert answer.status == status
+    assert answer.media_type != "application/json"
+
+
+def test_a_fault_strikes_the_next_calls_only() -> None:
+    faults = Faults(faults=(Fault("http_500", times=2, after=1),))
+    assert [len(strikes(faults, Platform.META)) for _ in range(5)] == [0, 1, 1, 0, 0]
+    assert faults.as_list()[0]["struck"] == 2
+
+
+def test_a_fault_strikes_only_what_it_is_meant_for() -> None:
+    faults = Faults()
+    faults.add(Fault("http_500", platform=Platform.META, account="1001", path="insights", purpose="metrics"))
+    assert strikes(faults, Platform.META, path="/v26.0/act_1001/insights") == ["http_500"]
+    assert strikes(faults, Platform.GOOGLE, path="/v26.0/act_1001/insights") == []
+    assert strikes(faults, Platform.META, path="/v26.0/act_1001/ads") == []
+    assert strikes(faults, Platform.META, LISTING, "/v26.0/act_1001/insights") == []
+    assert strikes(faults, Platform.META, Subject(Purpose.METRICS, "2"), "/v26.0/act_2/insights") == []
+    faults.clear()
+    assert strikes(faults, Platform.META, path="/v26.0/act_1001/insights") == []
+
+
+def test_a_platforms_own_fault_never_strikes_another() -> None:
+    faults = Faults(faults=tuple(Fault(name) for name in CATALOGUE))
+    assert not [name for name in strikes(faults, Platform.META) if name.startswith(("tiktok", "google"))]
+
+
+def test_random_faults_follow_the_seed() -> None:
+    def run(seed: int) -> list[int]:
+        faults = Faults(seed, (Fault("http_500", probability=0.3),))
+        return [len(strikes(faults, Platform.META)) for _ in range(300)]
+
+    assert run(1) == run(1) != run(2)
+    assert 50 < Counter(run(1))[1] < 130
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(UserError, match="gremlins"):
+        Fault("gremlins")
+
+
+# -- faults of shape, through the platforms' own handlers ----------------------------------------------------------
+
+
+def troubled(world: World, platform: Platform, name: str, value: float | None = None) -> tuple[Wire, AdAccount]:
+    return Wire(world, platform, NOW, {name: value}), first(world, platform)
+
+
+def test_reduce_data_strikes_above_a_number_of_rows(world: World) -> None:
+    for rows, refused in ((3, True), (10_000, False)):
+        wire, account = troubled(world, Platform.META, "meta_reduce_data", rows)
+        body = wire.get(account, f"/v26.0/act_{account.external_id}/insights", level="ad", date_preset="last_7d")
+        assert ("error" in body) == refused
+        assert not refused or (body["error"]["code"], "reduce the amount" in body["error"]["message"]) == (1, True)
+
+
+def test_an_empty_page_may_come_first_and_nothing_is_lost(world: World) -> None:
+    wire, account = troubled(world, Platform.META, "meta_empty_page")
+    path = f"/v26.0/act_{account.external_id}/campaigns"
+    page = wire.get(account, path, limit="100")
+    assert page["data"] == []
+    assert "next" in page["paging"]
+    rest = wire.get(account, path, limit="100", after=page["paging"]["cursors"]["after"])
+    calm = Wire(world, Platform.META).get(account, path, limit="100")
+    assert rest["data"] == calm["data"]
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "percent"),
+    [
+        ("meta_job_failed", "Job Failed", 70),
+        ("meta_job_skipped", "Job Skipped", 0),
+        ("meta_job_incomplete", "Job Completed", 90),
+        ("meta_job_stuck", "Job Running", 40),
+    ],
+)
+def test_report_runs_go_wrong(world: World, name: str, status: str, percent: int) -> None:
+    wire, account = troubled(world, Platform.META, name)
+    run = wire.post_form(account, f"/v26.0/act_{account.external_id}/insights", level="ad")["report_run_id"]
+    for _ in range(3):
+        body = wire.get(account, f"/v26.0/{run}")
+    assert (body["async_status"], body["async_percent_completion"]) == (status, percent)
+    assert ("error_code" in body) == (name == "meta_job_failed")
+
+
+def test_a_fresh_report_run_may_not_be_found_yet(world: World) -> None:
+    wire, account = troubled(world, Platform.META, "meta_run_not_found")
+    run = wire.post_form(account, f"/v26.0/act_{account.external_id}/insights", level="ad")["report_run_id"]
+    failed = wire.get(account, f"/v26.0/{run}")["error"]
+    assert (failed["code"], failed["error_subcode"]) == (100, 33)
+    wire.troubles = {}
+    assert wire.get(account, f"/v26.0/{run}")["id"] == run
+
+
+def test_usage_headers_can_be_high_without_an_error(world: World) -> None:
+    wire, account = troubled(world, Platform.META, "meta_usage_high")
+    path = f"/v26.0/act_{account.external_id}/insights"
+    answer = wire.ask("GET", path, {"date_preset": "yesterday"}, wire.headers(account))
+    assert answer.status == 200
+    assert json.loads(answer.headers["x-fb-ads-insights-throttle"])["acc_id_util_pct"] == 96
+    assert json.loads(answer.headers["x-app-usage"])["call_count"] == 96
+
+
+def tiktok_report(world: World, name: str) -> dict[str, Any]:
+    wire, account = troubled(world, Platform.TIKTOK, name)
+    body = wire.get(
+        account,
+        "/open_api/v1.3/report/integrated/get/",
+        advertiser_id=account.external_id,
+        data_level="AUCTION_AD",
+        dimensions=["ad_id", "stat_time_day"],
+        metrics=["spend", "complete_payment", "total_complete_payment_rate"],
+        start_date="2026-11-02",
+        end_date="2026-11-02",
+        page_size="1000",
+        filtering=[{"field_name": "ad_status", "filter_type": "IN", "filter_value": '["STATUS_ALL"]'}],
+    )
+    data: dict[str, Any] = body["data"]
+    return data
+
+
+def test_tiktok_may_not_tell_conversions(world: World) -> None:
+    rows = tiktok_report(world, "tiktok_dash_metrics")["list"]
+    assert {row["metrics"]["complete_payment"] for row in rows} == {"-"}
+    assert "-" not in {row["metrics"]["spend"] for row in rows}
+
+
+def test_tiktok_may_leave_out_its_totals(world: World) -> None:
+    assert set(tiktok_report(world, "tiktok_truncated_page_info")["page_info"]) == {"page", "page_size"}
+
+
+def test_tiktok_may_fill_up_with_zeros(world: World) -> None:
+    data = tiktok_report(world, "tiktok_zero_rows")
+    ads = {one.external_id for one in first(world, Platform.TIKTOK).ads}
+    assert {row["dimensions"]["ad_id"] for row in data["list"]} == ads
+    zero = [row for row in data["list"] if row["metrics"]["spend"] == "0.00"]
+    assert zero
+    assert {row["dimensions"]["stat_time_day"] for row in data["list"]} == {"2026-11-02 00:00:00"}
+
+
+def test_late_conversions_need_no_fault(world: World) -> None:
+    account = first(world, Platform.TIKTOK, timezone="Europe/London")
+    day = (NOW - timedelta(days=3)).date()
+    now, later = (account.facts(None, day, day, NOW + timedelta(days=days), hourly=False) for days in (0, 6))
+    assert now.spend_micros.tolist() == later.spend_micros.tolist()
+    assert now.conversions_micros.sum() < later.conversions_micros.sum()
