@@ -102,6 +102,10 @@ MIN_LAGS: Final = 10
 _ORDER_SPREAD: Final = (0.4, 1.5)
 """Bounds of the standard deviation of an order's value over its mean; between them the account's own is used."""
 
+_COUNT_SPREAD: Final = 1.4
+"""Least variance of a number of conversions over its mean. The field shows 2 to 16 on whole campaigns, where the noise
+of the days, estimated for every node, adds to this."""
+
 _TAIL: Final = 12
 """Degrees of freedom of a price's residual: heavier tails than a normal distribution. The spread, which follows the
 90 % quantile, takes care of tails that are heavier still."""
@@ -277,7 +281,7 @@ def _cpa(past: History, window: _Window, rate: Rate, weekday: Ints) -> Test:
         expected=_inverse(mean, spend),
         deviation=adverse,
         adverse=adverse,
-        p_value=few_p(count, mean, beyond + 0.2 / np.maximum(mean, 1.0)),
+        p_value=few_p(count, mean, beyond + (_COUNT_SPREAD - 1.0) / np.maximum(mean, 1.0)),
         stake=spend * np.clip(1.0 - _inverse(np.maximum(mean, 1e-9), count), 0.0, 1.0),
         excess=np.maximum(mean - count, 0.0),
         volume=mean,
@@ -301,7 +305,7 @@ def _cvr(past: History, window: _Window, rate: Rate, weekday: Ints) -> Test:
         expected=_inverse(clicks, mean),
         deviation=change,
         adverse=-change,
-        p_value=few_p(count, mean, beyond + 0.2 / np.maximum(mean, 1.0)),
+        p_value=few_p(count, mean, beyond + (_COUNT_SPREAD - 1.0) / np.maximum(mean, 1.0)),
         stake=spend * np.clip(-change, 0.0, 1.0),
         excess=np.maximum(mean - count, 0.0),
         volume=mean,
@@ -318,7 +322,7 @@ def _roas(
     spend = daily.spend_valued[:, window.days].sum(axis=1)
     mean, beyond = _expected(past, window.days, daily.spend_valued, rate, weekday)
     count, _ = _expected(past, window.days, daily.spend_valued, orders, weekday)
-    shape = 1.0 / (beyond + (1.2 + _order_variance(past)) / np.maximum(count, 1e-9))
+    shape = 1.0 / (beyond + (_COUNT_SPREAD + _order_variance(past)) / np.maximum(count, 1e-9))
     change = _inverse(np.maximum(mean, 1e-9), revenue) - 1.0
     cheap = _worth_p(past, window, worth, weekday, order)
     # A gamma never gives exactly nothing; selling nothing at all is the chance of no orders.
