@@ -25,7 +25,7 @@ Ratio = Literal["cpa", "roas"]
 
 STEADY: Final = Decimal("0.03")
 """Relative changes smaller than this are called steady."""
-DISPERSION: Final = 3.0
+DISPERSION: Final = 2.0
 """Variance over mean of daily conversions; 2 to 16 in the field, the low end among campaigns that matter."""
 FIRM_Z: Final = 1.645
 """Two-sided ten percent: a report may be a little bolder than an alert."""
