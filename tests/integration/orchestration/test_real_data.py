@@ -41,7 +41,7 @@ Sums = tuple[int, int, int, int, int]
 
 
 def totals_of_the_file() -> tuple[dict[date, Sums], dict[str, Sums]]:
-    """Impressions, clicks, and spend, conversions, revenue in micros, per day and per campaign; straight from the CSV."""
+    """Impressions, clicks, and spend, conversions, revenue in micros, per day and campaign, straight from the CSV."""
     days: dict[date, Any] = defaultdict(lambda: [0] * 5)
     campaigns: dict[str, Any] = defaultdict(lambda: [0] * 5)
     with FILE.open(newline="") as file:
