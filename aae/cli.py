@@ -47,7 +47,8 @@ db_app = typer.Typer(help="The shared tables.", no_args_is_help=True)
 app.add_typer(accounts_app, name="accounts")
 app.add_typer(db_app, name="db")
 
-out = Console(soft_wrap=not sys.stdout.isatty())
+# What goes to a file or a pipe is not folded at 80 columns.
+out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, soft_wrap=True)
 
 Seed = Annotated[int, typer.Option(help="Which world the sandbox plays; the same seed, the same numbers.")]
@@ -198,6 +199,8 @@ def accounts_list(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(listed, indent=2, ensure_ascii=False))
         return
+    for row in listed:
+        row["data_through"] = str(row["data_through"] or "never")[:16].replace("T", " ")
     columns = ("id", "account", "name", "user", "status", "currency", "timezone", "token", "data_through")
     _print_table(columns, listed)
     if not listed:

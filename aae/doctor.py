@@ -24,6 +24,9 @@ from aae.vault import Vault
 GRACE: Final = timedelta(minutes=10)
 """A run that is later than this is overdue: a worker asks every few seconds, a process starts within half a minute."""
 
+PLANNING: Final = timedelta(minutes=2)
+"""A server plans the runs of a new deployment within this; its scheduler looks every minute at the latest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -164,7 +167,10 @@ def _job(api: PrefectApi, job: Job, pool: str, now: datetime) -> Iterator[Check]
         if deployment is None:
             yield Check(job.name, False, "It is not deployed.", "prefect --no-prompt deploy --all")
             return
-        yield _schedule(job, deployment, pool)
+        schedule = _schedule(job, deployment, pool)
+        yield schedule
+        if schedule.ok:
+            yield _next_run(api, job, deployment, now)
         yield _last_run(api, job, deployment, now)
     except AaeError as error:
         yield Check(job.name, False, str(error), "aae doctor, once the Prefect server is well")
@@ -192,6 +198,22 @@ def _schedule(job: Job, deployment: Deployment, pool: str) -> Check:
     return Check(
         name, False, f"prefect.yaml says {job.cron}, the server has {has}.", "prefect --no-prompt deploy --all"
     )
+
+
+def _next_run(api: PrefectApi, job: Job, deployment: Deployment, now: datetime) -> Check:
+    """A schedule that is in order still needs a server that makes runs of it, and a worker that takes them."""
+    name = f"{job.name} next run"
+    run = api.next_run(deployment.id)
+    if run is None or run.scheduled_for is None:
+        if now - deployment.created < PLANNING:
+            return Check(name, True, "not planned yet, deployed just now")
+        return Check(
+            name, False, "The server has planned none: its scheduler does not work.", "read the Prefect server's log"
+        )
+    if run.scheduled_for < now - GRACE:
+        detail = f"It waits since {run.scheduled_for:%Y-%m-%d %H:%M} UTC: no worker takes it."
+        return Check(name, False, detail, f"prefect worker start --pool {deployment.work_pool}, or read its log")
+    return Check(name, True, f"{run.scheduled_for:%Y-%m-%d %H:%M} UTC")
 
 
 def _last_run(api: PrefectApi, job: Job, deployment: Deployment, now: datetime) -> Check:

@@ -172,18 +172,15 @@ class PrefectApi:
         }
         return next(iter(self._runs(body)), None)
 
-    def late_runs(self, deployment_id: str, before: datetime) -> list[FlowRun]:
-        """Runs that should have started before the aware moment ``before`` and still wait, oldest first."""
+    def next_run(self, deployment_id: str) -> FlowRun | None:
+        """The deployment's run that is to start next (late ones included); None if the server has planned none."""
         body = {
             "deployments": {"id": {"any_": [deployment_id]}},
-            "flow_runs": {
-                "state": {"type": {"any_": ["SCHEDULED", "PENDING"]}},
-                "expected_start_time": {"before_": before.isoformat()},
-            },
+            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
             "sort": "EXPECTED_START_TIME_ASC",
-            "limit": 20,
+            "limit": 1,
         }
-        return self._runs(body)
+        return next(iter(self._runs(body)), None)
 
     def error_logs(self, run_id: str, limit: int = 5) -> list[str]:
         """The run's last error messages, oldest first."""
