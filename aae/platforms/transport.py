@@ -49,6 +49,9 @@ LONGEST_PAUSE: Final = timedelta(hours=48)
 LARGEST_ANSWER: Final = 64 * 1024 * 1024
 """Bytes, after decompression. A larger answer is a request to ask for less."""
 
+LARGEST_KEPT: Final = 8 * 1024 * 1024
+"""Bytes of an answer worth keeping for reuse; more would crowd out what others share."""
+
 _BACKOFF_SECONDS: Final = 0.5
 _MESSAGE_LENGTH: Final = 200
 _TOKEN_LIKE: Final = re.compile(r"(?=[\w\-.|%=+/]*\d)(?=[\w\-.|%=+/]*[A-Za-z])[\w\-.|%=+/]{24,}")
@@ -312,7 +315,9 @@ class Transport:
         """
         key = call.cache_key
         if key is not None and (kept := await self._store.get_answer(key)) is not None:
-            return self._answer(call, 200, {}, kept)
+            answer = self._answer(call, 200, {}, kept)
+            if answer.is_json:  # what is stored outside may be damaged
+                return answer
         for attempt in count(1):
             await self._respect_pauses(call)
             await self._keep_pace(call)
@@ -327,7 +332,7 @@ class Transport:
                 if attempt >= blip.tries or not (call.repeatable or isinstance(blip, _NotSent)):
                     raise
                 await self._back_off(attempt)
-        if key is not None:
+        if key is not None and len(body) <= LARGEST_KEPT:
             await self._store.put_answer(key, body)
         return answer
 

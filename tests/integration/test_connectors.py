@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from aae.errors import AaeError, Bug, Reauthorize, Reduce, Retry, Skip, Throttled
-from aae.model import METRIC_COLUMNS, Account, Granularity, Level, Platform, Slice, Token
+from aae.model import METRIC_COLUMNS, Account, Granularity, Level, Platform, Slice, Token, Totals
 from aae.platforms import connectors
 from aae.platforms.base import Connector, TokenState
 from aae.platforms.transport import LocalState, SharedState, Transport
@@ -80,8 +81,9 @@ class Bench:
 
     def fetch(self, platform: Platform, granularity: Granularity, days: int = 3, **more: Any) -> pd.DataFrame:
         account, token, _ = self.account(platform)
-        piece = self.piece(account, granularity, days)
+        return self.rows(platform, account, token, self.piece(account, granularity, days), **more)
 
+    def rows(self, platform: Platform, account: Account, token: Token, piece: Slice, **more: Any) -> pd.DataFrame:
         async def gather(connector: Connector) -> pd.DataFrame:
             pages = [page async for page in connector.fetch_metrics(account, token, piece)]
             return pd.concat(pages, ignore_index=True)
@@ -107,6 +109,10 @@ def bench(served: tuple[str, World, Faults]) -> Iterator[Bench]:
     url, world, faults = served
     yield Bench(url, world, faults)
     faults.clear()
+
+
+async def _totals(account: Account, token: Token, piece: Slice, connector: Connector) -> Totals:
+    return await connector.fetch_totals(account, token, piece)
 
 
 def truth_of(account: AdAccount, piece: Slice) -> pd.DataFrame:
@@ -151,6 +157,24 @@ def test_the_rows_are_the_worlds_to_the_last_millionth(
     assert list(frame) == list(METRIC_COLUMNS)
     pd.testing.assert_frame_equal(comparable(frame), truth_of(truth, bench.piece(account, granularity, 3)))
     assert not frame.duplicated(["level", "external_id", "local_date", "local_hour"]).any()
+
+
+@pytest.mark.parametrize("hours", [23, 25])
+def test_on_days_when_clocks_change_every_hour_that_there_was_is_read_once(hours: int) -> None:
+    day = {23: date(2027, 3, 14), 25: date(2026, 11, 1)}[hours]
+    moment = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=2)
+    world = World.generate(3, moment, days=4, ahead=1, users=1, big_campaigns=1, ads_per_ad_set=1)
+    with running(create_app(world, clock=Clock(moment, frozen=True))) as url:
+        bench = Bench(url, world, Faults())
+        for platform in Platform:
+            account, token, truth = bench.account(platform)
+            piece = Slice(1, Granularity.HOURLY, day, day)
+            frame = bench.rows(platform, account, token, piece)
+            told = truth.leaf_facts(day, day, moment, hourly=True)
+            assert frame["impressions"].sum() == sum(row[3] for row in told.rows())
+            assert frame["local_hour"].nunique() == min(hours, 24)
+            totals = bench.run(platform, partial(_totals, account, token, piece))
+            assert totals.spend_micros == frame["spend_micros"].sum()
 
 
 @pytest.mark.parametrize(("platform", "granularity"), EVERY)

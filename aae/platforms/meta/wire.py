@@ -34,6 +34,7 @@ _THROTTLED_APP: Final = frozenset({4, 32, 341})
 _THROTTLED_ACCOUNT: Final = frozenset({17, 368, 613, *range(80000, 80015)})
 _REDUCE: Final = frozenset({(100, 1487534), (100, 1504018), (2, 1504038)})
 _REQUEST: Final = frozenset({(2, 1504041), (2, 1504042)})
+_OUR_APP: Final = "does not accept our app; check AAE_META__APP_ID and AAE_META__APP_SECRET"
 _TRANSIENT: Final = frozenset({1, 2, 960})
 _TRANSIENT_PAIRS: Final = frozenset({(-2, 2490547)})
 
@@ -143,6 +144,7 @@ def meaning(error: Mapping[str, Any], account: str, answer: Answer) -> AaeError:
         (Reduce, "asks for less data", pair in _REDUCE or "reduce the amount of data" in text.lower()),
         (Throttled, "asks for patience", code in _THROTTLED_APP or code in _THROTTLED_ACCOUNT),
         (Bug, "does not understand the request", pair in _REQUEST),
+        (Bug, _OUR_APP, code == 101 or "validating client secret" in text),  # the latter comes with code 1
         (Blip, "hiccuped", error.get("is_transient") is True or code in _TRANSIENT or pair in _TRANSIENT_PAIRS),
         (Blip, "hiccuped", "summary param" in text),
         (Skip, "does not permit this", code in _PERMISSION or pair == (100, 33)),

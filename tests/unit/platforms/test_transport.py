@@ -225,6 +225,22 @@ async def test_some_answers_are_never_reused(more: dict[str, Any]) -> None:
     assert len(network.requests) == 2
 
 
+async def test_an_answer_damaged_in_the_store_or_too_large_for_it_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, network = Clock(), Network(lambda _: ok({"x": 1}))
+    store = keeping(clock)
+    key = a_call().cache_key
+    assert key is not None
+    await store.put_answer(key, b'{"x": ')
+    async with door(network, clock, store) as transport:
+        assert (await transport.request(a_call())).data == {"x": 1}
+        monkeypatch.setattr(module, "LARGEST_KEPT", 3)
+        for _ in range(2):
+            await transport.request(a_call(owner=2))
+    assert len(network.requests) == 3
+
+
 async def test_a_bad_answer_is_never_kept() -> None:
     clock, network = Clock(), Network([httpx.Response(400, json={}), ok({})])
     async with door(network, clock, keeping(clock)) as transport:

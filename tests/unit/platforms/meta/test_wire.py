@@ -87,6 +87,14 @@ def test_a_transient_flag_or_a_servers_status_makes_an_unknown_code_a_blip() -> 
         judge("1001", answer(refusal(100, None, "Missing permissions for this")))
 
 
+@pytest.mark.parametrize(
+    ("code", "words"), [(101, "Error validating application."), (1, "Error validating client secret.")]
+)
+def test_a_wrong_app_names_the_settings_to_check(code: int, words: str) -> None:
+    with pytest.raises(Bug, match="AAE_META__APP_SECRET"):
+        judge("1001", answer(refusal(code, None, words)))
+
+
 def test_the_code_travels_with_the_error() -> None:
     with pytest.raises(Reauthorize) as caught:
         judge("1001", answer(refusal(190, 463, "Session has expired")))
