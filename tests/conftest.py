@@ -76,6 +76,7 @@ def _mysql_server() -> Iterator[str]:
             "--no-defaults",
             *_as_root(),
             f"--datadir={data}",
+            f"--tmpdir={folder}",
             f"--socket={folder}/s",
             f"--pid-file={folder}/pid",
             f"--log-error={folder}/log",
@@ -160,7 +161,8 @@ def _as_root() -> list[str]:
 
 def _initialize(daemon: Path, data: Path) -> None:
     installer = _find("mariadb-install-db")
-    options = ["--no-defaults", *_as_root(), f"--datadir={data}"]
+    # A folder for temporary files of its own: two installations at once collide in the common one.
+    options = ["--no-defaults", *_as_root(), f"--datadir={data}", f"--tmpdir={data.parent}"]
     if installer is not None:
         command = [str(installer), *options, "--auth-root-authentication-method=normal", "--skip-test-db"]
     else:
