@@ -314,6 +314,7 @@ _KINDS: Final = [
         {
             "tiktok_dash_metrics": ("Conversion metrics answer `-`: not available", ""),
             "tiktok_truncated_page_info": ("page_info without its totals", ""),
+            "tiktok_truncated_report": ("Half of the rows and X-Tt-Ads-Throttle, unless ids are named", ""),
             "tiktok_zero_rows": ("Rows of zeros for what did not deliver", ""),
         },
     ),

@@ -277,6 +277,28 @@ def test_tiktok_may_fill_up_with_zeros(world: World) -> None:
     assert {row["dimensions"]["stat_time_day"] for row in data["list"]} == {"2026-11-02 00:00:00"}
 
 
+def test_tiktok_may_cut_a_report_that_names_no_campaigns(world: World) -> None:
+    wire, account = troubled(world, Platform.TIKTOK, "tiktok_truncated_report")
+    query: dict[str, Any] = {
+        "advertiser_id": account.external_id,
+        "data_level": "AUCTION_CAMPAIGN",
+        "dimensions": ["campaign_id", "stat_time_day"],
+        "start_date": "2026-11-02",
+        "end_date": "2026-11-02",
+    }
+
+    def ask() -> tuple[int, bool]:
+        answer = wire.ask("GET", "/open_api/v1.3/report/integrated/get/", query, wire.headers(account))
+        return len(orjson.loads(answer.body)["data"]["list"]), "x-tt-ads-throttle" in answer.headers
+
+    cut = ask()
+    ids = json.dumps([one.external_id for one in account.campaigns])
+    query["filtering"] = [{"field_name": "campaign_ids", "filter_type": "IN", "filter_value": ids}]
+    whole = ask()
+    assert (cut[1], whole[1]) == (True, False)
+    assert 0 < cut[0] < whole[0]
+
+
 def test_late_conversions_need_no_fault(world: World) -> None:
     account = first(world, Platform.TIKTOK, timezone="Europe/London")
     day = (NOW - timedelta(days=3)).date()
