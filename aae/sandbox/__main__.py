@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
@@ -39,7 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         parser.error(str(error))
     app = create_app(world, clock=Clock(now, frozen=options.frozen))
-    serve(app, port=options.port, ready=_say)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(app, port=options.port, ready=_say)
 
 
 def _default_now(file: Path | None, year: int) -> datetime:

@@ -127,7 +127,7 @@ class MetaApi:
     def _check_version(self, version: str) -> None:
         if version in VERSIONS:
             return
-        if float(version[1:]) < float(VERSIONS[0][1:]):
+        if re.fullmatch(r"v\d+\.\d+", version) and float(version[1:]) < float(VERSIONS[0][1:]):
             message = f"(#2635) You are calling a deprecated version of the Ads API. Please update to {VERSIONS[-1]}."
             raise GraphError(2635, message)
         raise GraphError(2500, f"Unknown path components: /{version}")

@@ -201,7 +201,7 @@ def test_wrong_questions_are_refused(wire: Wire, account: AdAccount, query: dict
     assert error(wire.ask("GET", f"/v26.0/act_{account.external_id}/insights", whole, wire.headers(account)))[0] == code
 
 
-@pytest.mark.parametrize(("version", "code"), [("v24.0", 2635), ("v99.0", 2500), ("v25.0", None)])
+@pytest.mark.parametrize(("version", "code"), [("v24.0", 2635), ("v99.0", 2500), ("v25.0", None), ("nonsense", 2500)])
 def test_versions(wire: Wire, account: AdAccount, version: str, code: int | None) -> None:
     answer = wire.ask("GET", f"/{version}/me", {}, wire.headers(account))
     assert (error(answer)[0] if answer.status != 200 else None) == code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -218,5 +219,5 @@ def test_the_command_says_its_address_and_serves() -> None:
             health = httpx.get(f"{url}/_sandbox/health", trust_env=False).json()
             assert (health["seed"], health["now"]) == (3, "2026-11-04T12:00:00+00:00")
         finally:
-            process.terminate()
-            process.wait(10)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
