@@ -375,7 +375,7 @@ def data_versions(connection: Connection) -> dict[int, tuple[int, int]]:
     return {account_id: (data, detected) for account_id, data, detected in connection.execute(query)}
 
 
-def _account(row: Row[*tuple[Any, ...]]) -> Account:
+def _account(row: Row[Any]) -> Account:
     values = {name: row._mapping[name] for name in Account.__dataclass_fields__}
     return Account(**values | {"platform": Platform(row.platform), "status": AccountStatus(row.status)})
 
