@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ from aae.storage import accounts
 from aae.storage.engine import reading, upgrade
 from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly
 from benchmarks import bench
-from benchmarks.bench import Cost, Measured
+from benchmarks.bench import Measured
 from benchmarks.peer import fetch_everything
 from tests.servers import connected, redis_server
 
@@ -71,8 +72,8 @@ class Fetched:
 
     rows: int
     inserted: int
-    calls: int
-    unhappy: tuple[str, ...]
+    calls: int | None
+    unhappy: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +101,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         new = partial(_product, url, cache, folder, people)
         recording = new(databases.fresh())
         split, sent, alone = _one_at_a_time(recording, since)
-        paced = new(databases.fresh())
-        ours = {"ours": _cold(paced, since, waits=True)}
-        ours["ours, again"] = _cold(paced, since, waits=True)
-        ours["ours, not waiting"] = _cold(new(databases.fresh()), since, waits=False)
-        token = paced.google.developer_token.get_secret_value()
-        peer = bench.apart(
-            bench.measured, fetch_everything, people, url, token, since, UNTIL, _plain(databases.fresh())
-        )
+        token = recording.google.developer_token.get_secret_value()
+        rounds: defaultdict[str, list[Measured[Fetched]]] = defaultdict(list)
+        for _ in range(options.rounds):
+            paced = new(databases.fresh())
+            rounds["ours"].append(_cold(paced, since, waits=True))
+            rounds["ours, again"].append(_cold(paced, since, waits=True))
+            rounds["ours, not waiting"].append(_cold(new(databases.fresh()), since, waits=False))
+            rounds["peer (plain script)"].append(
+                bench.apart(bench.measured, plain, people, url, token, since, _plain(databases.fresh()))
+            )
+        best = {name: min(each, key=lambda one: one.cost.seconds) for name, each in rounds.items()}
         ceiling = bench.apart(bench.measured, replay, sent)
-        limits = bench.apart(storing_limits, paced.resolved_database_url, _plain(databases.fresh()))
-        _report(options, databases.kind, people, ours, peer, ceiling, limits, split, alone)
+        limits = bench.apart(storing_limits, recording.resolved_database_url, _plain(databases.fresh()))
+        _report(options, databases.kind, people, best, ceiling, limits, split, alone)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -120,6 +124,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=2, help="users; two have five accounts (default: %(default)s)")
     parser.add_argument("--ads", type=int, default=4, help="ads in a large ad set (default: %(default)s)")
     parser.add_argument("--days", type=int, default=7, help="days, by day and by the hour (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="the quickest of so many counts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="another seed, another world (default: %(default)s)")
     parser.add_argument(
         "--database",
@@ -146,8 +151,9 @@ def _product(url: str, cache: str, folder: Path, people: list[dict[str, Any]], d
     own = {"AAE_DATABASE_URL": database, "AAE_REDIS_URL": cache, "AAE_STATE_DIR": str(folder / "state")}
     settings = bench.settings_of(environment | own)
     rows = read_accounts(orjson.dumps(people).decode(), "sandbox")
+    with connected(database) as engine:
+        upgrade(engine)
     with _stores(settings) as stores:
-        upgrade(stores.engine)
         connect_all(rows, "sandbox", settings=settings, engine=stores.engine, vault=stores.vault, clock=_now)
     return settings
 
@@ -304,7 +310,13 @@ class _Watched:
         self._split.asking += time.perf_counter() - begun
 
 
-# Limits
+# Peer and limits
+
+
+def plain(people: list[dict[str, Any]], url: str, token: str, since: date, database: str) -> Fetched:
+    """The same days of the same accounts by the plain script, which does not count what it asks."""
+    rows = fetch_everything(people, url, token, since, UNTIL, database)
+    return Fetched(rows, rows, None)
 
 
 def replay(sent: Sequence[Sent]) -> int:
@@ -382,20 +394,17 @@ def _report(
     options: argparse.Namespace,
     database: str,
     people: Sequence[Mapping[str, Any]],
-    ours: Mapping[str, Measured[Fetched]],
-    peer: Measured[int],
+    best: Mapping[str, Measured[Fetched]],
     ceiling: Measured[int],
     limits: Mapping[str, Measured[int]],
     split: Split,
     alone: Measured[Fetched],
 ) -> None:
     rows, calls = alone.value.rows, alone.value.calls
-    runs: dict[str, tuple[int, int | None, Cost]] = {
-        name: (one.value.rows, one.value.calls, one.cost) for name, one in ours.items()
-    }
-    runs["peer (plain script)"] = (peer.value, None, peer.cost)
+    peer = best["peer (plain script)"].cost.seconds
+    runs = {name: (one.value.rows, one.value.calls, one.cost) for name, one in best.items()}
     whole = [
-        (name, got, asked, cost.seconds, got / cost.seconds, peer.cost.seconds / cost.seconds, cost.cpu, cost.peak_mb)
+        (name, got, asked, cost.seconds, got / cost.seconds, peer / cost.seconds, cost.cpu, cost.peak_mb)
         for name, (got, asked, cost) in runs.items()
     ]
     storing = alone.cost.seconds - split.asking
@@ -422,7 +431,7 @@ def _report(
             ("", "rows", "calls", "seconds", "rows/s", "x peer", "CPU s", "peak MB"),
             whole,
             caption="Ours also lists entities, reconciles totals, compares with what is stored and publishes; "
-            "'again' finds nothing changed.",
+            f"'again' finds nothing changed. The quickest of {options.rounds} rounds each.",
         ),
         bench.table(
             "Limits, on the same rows",
@@ -435,7 +444,7 @@ def _report(
             ("", "seconds", "share"),
             [(name, each, f"{each / alone.cost.seconds:.0%}") for name, each in parts.items()],
         ),
-        *(f"NOT STORED in '{name}': {line}" for name, one in ours.items() for line in one.value.unhappy),
+        *(f"NOT STORED in '{name}': {line}" for name, one in best.items() for line in one.value.unhappy),
     )
     bench.conclude(
         {
@@ -447,13 +456,13 @@ def _report(
             "calls": calls,
             "runs": {
                 name: {"rows": got, "calls": asked, "seconds": cost.seconds, "rows_per_second": got / cost.seconds}
-                | {"times_peer": peer.cost.seconds / cost.seconds, "cpu": cost.cpu, "peak_mb": cost.peak_mb}
+                | {"times_peer": peer / cost.seconds, "cpu": cost.cpu, "peak_mb": cost.peak_mb}
                 for name, (got, asked, cost) in runs.items()
             },
             "limits_seconds": {"sandbox": ceiling.cost.seconds}
             | {name: one.cost.seconds for name, one in limits.items()},
             "split_seconds": parts,
-            "not_stored": sum(len(one.value.unhappy) for one in ours.values()),
+            "not_stored": sum(len(one.value.unhappy) for one in best.values()),
         }
     )
 

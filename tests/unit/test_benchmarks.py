@@ -29,7 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_fetching_stores_everything_and_what_the_peer_finds_is_the_same_number_of_rows(run: Run) -> None:
-    figures = run(fetch.main, "--users", "1", "--ads", "1", "--days", "1", "--database", "sqlite")
+    figures = run(fetch.main, "--users", "1", "--ads", "1", "--days", "1", "--rounds", "1", "--database", "sqlite")
     assert figures["not_stored"] == 0
     assert figures["rows"] > 0
     assert {each["rows"] for each in figures["runs"].values()} == {figures["rows"]}
