@@ -17,7 +17,7 @@ from aae.platforms import connectors
 from aae.platforms.base import Connector
 from aae.platforms.transport import Transport
 from aae.settings import Settings
-from aae.storage.engine import connect
+from aae.storage.engine import connect, require_current
 from aae.vault import Vault
 
 
@@ -44,15 +44,18 @@ def open_stores(settings: Settings) -> Stores:
     """Database, cache and vault, opened once per process and settings.
 
     Raises:
-        UserError: there is no cache to be had; the embedded one runs under ``aae up`` and ``aae demo``.
+        UserError: there is no cache set (the embedded one runs under ``aae up`` and ``aae demo``), or the tables are of
+            another version.
     """
     if not settings.redis_url:
         raise UserError(
             "There is no cache: set AAE_REDIS_URL to a Redis or Valkey server, or start the embedded one with 'aae up'."
         )
+    engine = connect(settings.resolved_database_url)
+    require_current(engine)
     return Stores(
         settings=settings,
-        engine=connect(settings.resolved_database_url),
+        engine=engine,
         cache=Cache(settings.redis_url),
         vault=Vault.from_settings(settings),
     )

@@ -77,6 +77,11 @@ def test_every_job_is_scheduled_in_utc_and_its_next_run_is_known(product: Produc
     assert following.scheduled_for > datetime.now(UTC) - timedelta(minutes=5)
 
 
+def test_doctor_finds_nothing_wrong(product: Product) -> None:
+    done = product.run("aae", "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_deploying_again_changes_nothing(product: Product) -> None:
     def picture() -> list[Any]:
         found = product.api("POST", "/deployments/filter", sort="NAME_ASC")
@@ -94,10 +99,10 @@ def test_deploying_again_changes_nothing(product: Product) -> None:
 def test_results_lie_in_redis_as_json_and_another_process_can_read_them(product: Product) -> None:
     with redis.Redis.from_url(product.stack.variables()["AAE_RESULTS_URL"]) as client:
         keys = client.keys("*")
-        records = [json.loads(client.get(key)) for key in keys]  # type: ignore[union-attr]
+        # A pickle would be no JSON.
+        results = [json.loads(client.get(key)) for key in keys]  # type: ignore[union-attr]
         assert all(client.ttl(key) > 0 for key in keys)  # type: ignore[union-attr]
-    assert records
-    assert {record["metadata"]["serializer"]["type"] for record in records} == {"json"}
+    assert len(results) > 20
     program = (
         "import sys; from prefect.client.orchestration import get_client; from uuid import UUID\n"
         "with get_client(sync_client=True) as c: print(c.read_flow_run(UUID(sys.argv[1])).state.result()['accounts'])"
@@ -177,11 +182,6 @@ def test_an_unknown_account_is_one_clear_sentence_and_a_failed_run(product: Prod
     assert "No active account has the id 4711" in run["state"]["message"]
 
 
-def test_doctor_finds_nothing_wrong(product: Product) -> None:
-    done = product.run("aae", "doctor")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_a_backfill_shows_its_plan_first_and_then_does_it(product: Product) -> None:
     day = str(datetime.now(UTC).date() - timedelta(days=3))
     arguments = ("backfill", "--since", day, "--until", day, "--account", "1")
@@ -191,19 +191,13 @@ def test_a_backfill_shows_its_plan_first_and_then_does_it(product: Product) -> N
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_after_ctrl_c_nothing_is_left_and_the_next_start_comes_back_where_it_was(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    state = tmp_path_factory.mktemp("again") / "state"
-    with up(state) as first:
-        url = first.stack.api_url
-        runs = len(runs_of(first, "fetch-ad-data/six-hourly"))
-        assert first.interrupt() in {0, 130}
-    assert not _marked(state / "up")
-    with up(state) as second:
+def test_after_ctrl_c_nothing_is_left_and_the_next_start_comes_back_where_it_was(product: Product) -> None:
+    url, runs = product.stack.api_url, len(runs_of(product, "fetch-ad-data/six-hourly"))
+    assert product.interrupt() in {0, 130}
+    assert not _marked(product.state / "up")
+    with up(product.state) as second:
         assert second.stack.api_url == url
         assert len(runs_of(second, "fetch-ad-data/six-hourly")) == runs
-        assert second.run("aae", "doctor").returncode == 0
         assert second.interrupt() in {0, 130}
 
 
