@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from aae.errors import AaeError, UserError
-from aae.steps import shown
+from aae.local.steps import shown
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from aae.model import Account, Slice
-    from aae.prefect_api import PrefectApi
+    from aae.operate.prefect_api import PrefectApi
     from aae.settings import Settings
 
 app = typer.Typer(
@@ -129,7 +129,7 @@ def demo(
 
     AAE_DATABASE_URL and AAE_REDIS_URL, if set, are used instead of the embedded SQLite and cache, and never wiped.
     """
-    from aae.demo import demo as run  # noqa: PLC0415
+    from aae.local.demo import demo as run  # noqa: PLC0415
     from aae.settings import load  # noqa: PLC0415
 
     run(load(), out, seed=seed, keep=keep, clock=_now)
@@ -142,7 +142,7 @@ def up(seed: Seed = 7) -> None:
     The first time the sandbox's accounts are connected and every job runs once; after that the schedules do. Started
     again, it comes back where it was: same addresses, tables, history and sandbox world. Files: .aae/up.
     """
-    from aae.demo import up as run  # noqa: PLC0415
+    from aae.local.demo import up as run  # noqa: PLC0415
     from aae.settings import load  # noqa: PLC0415
 
     with suppress(KeyboardInterrupt):
@@ -280,8 +280,8 @@ def _read_tokens() -> dict[str, Any]:
 
 
 def _connect(text: str, source: str) -> None:
-    from aae.account_files import read_accounts  # noqa: PLC0415
-    from aae.onboarding import connect_all  # noqa: PLC0415
+    from aae.operate.account_files import read_accounts  # noqa: PLC0415
+    from aae.operate.onboarding import connect_all  # noqa: PLC0415
     from aae.vault import Vault  # noqa: PLC0415
 
     rows = read_accounts(text, source)
@@ -343,8 +343,8 @@ def backfill(
     _print_plan(chosen, plan)
     if dry_run:
         return
-    from aae.demo import explain_failure, follow  # noqa: PLC0415
-    from aae.steps import Steps  # noqa: PLC0415
+    from aae.local.demo import explain_failure, follow  # noqa: PLC0415
+    from aae.local.steps import Steps  # noqa: PLC0415
 
     api, name = _prefect(settings), "fetch-ad-data/six-hourly"
     deployment = api.deployment(name)
@@ -415,9 +415,9 @@ def doctor(as_json: AsJson = False) -> None:
 
     Every finding that is not well comes with the command that helps. The exit code is 0 only if all is well.
     """
-    from aae.doctor import Check, examine  # noqa: PLC0415
-    from aae.schedule import read_jobs  # noqa: PLC0415
-    from aae.stack import POOL, PROJECT  # noqa: PLC0415
+    from aae.local.stack import POOL, PROJECT  # noqa: PLC0415
+    from aae.operate.doctor import Check, examine  # noqa: PLC0415
+    from aae.operate.schedule import read_jobs  # noqa: PLC0415
 
     checks: list[Check] = []
 
@@ -454,8 +454,8 @@ def doctor(as_json: AsJson = False) -> None:
 
 def _settings() -> Settings:
     """The settings; without any word on where Prefect is, those of the embedded stack that runs here, if one does."""
+    from aae.local.stack import adopt, running_stack  # noqa: PLC0415
     from aae.settings import load  # noqa: PLC0415
-    from aae.stack import adopt, running_stack  # noqa: PLC0415
 
     settings = load()
     if settings.prefect_api_url:
@@ -475,7 +475,7 @@ def _tables(settings: Settings) -> Engine:
 
 
 def _prefect(settings: Settings) -> PrefectApi:
-    from aae.prefect_api import PrefectApi  # noqa: PLC0415
+    from aae.operate.prefect_api import PrefectApi  # noqa: PLC0415
 
     if not settings.prefect_api_url:
         raise UserError("No Prefect server is known: start one with aae up, or set PREFECT_API_URL.")

@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aae.prefect_api import PrefectApi
+from aae.local.stack import Stack, running_stack
+from aae.operate.prefect_api import PrefectApi
 from aae.settings import Settings
-from aae.stack import Stack, running_stack
 
 ROOT = Path(__file__).parents[2]
 READY = "AAE is up"

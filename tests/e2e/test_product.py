@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from aae.stack import _marked
+from aae.local.stack import _marked
 from tests.e2e.conftest import ROOT, Product, clean_environment, up
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]

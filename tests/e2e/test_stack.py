@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aae.prefect_api import PrefectApi
-from aae.schedule import read_jobs
+from aae.local.stack import POOL, PROJECT, WORKER, Stack, _lives, _marked
+from aae.operate.prefect_api import PrefectApi
+from aae.operate.schedule import read_jobs
 from aae.settings import Settings
-from aae.stack import POOL, PROJECT, WORKER, Stack, _lives, _marked
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

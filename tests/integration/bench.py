@@ -14,11 +14,11 @@ import orjson
 import pytest
 from sqlalchemy import Engine, select
 
-from aae.account_files import read_accounts
 from aae.jobs.context import open_context, open_stores
 from aae.jobs.fetch import AccountOutcome, fetch_account
 from aae.model import Account
-from aae.onboarding import connect_all
+from aae.operate.account_files import read_accounts
+from aae.operate.onboarding import connect_all
 from aae.sandbox import World, create_app
 from aae.sandbox.clock import Clock
 from aae.sandbox.server import running

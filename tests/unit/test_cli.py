@@ -218,7 +218,7 @@ class TestAccounts:
     )
 
     def test_add_asks_the_platform_for_what_it_was_not_told(self, aae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        from aae import onboarding
+        from aae.operate import onboarding
         from aae.platforms.base import RemoteAccount
 
         class Remote:
@@ -305,7 +305,7 @@ class TestBackfill:
                 found = 3 if path.endswith("count") else []
             return httpx.Response(200, json=found)
 
-        from aae.prefect_api import PrefectApi
+        from aae.operate.prefect_api import PrefectApi
 
         monkeypatch.setattr(
             cli, "_prefect", lambda settings: PrefectApi("http://p/api", transport=httpx.MockTransport(answer))

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aae.account_files import OPTIONAL, REQUIRED, read_accounts
 from aae.errors import UserError
 from aae.model import Platform
+from aae.operate.account_files import OPTIONAL, REQUIRED, read_accounts
 
 GOOD = {
     "user_email": "ann@example.com",

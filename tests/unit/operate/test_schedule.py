@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aae.errors import UserError
-from aae.schedule import Job, last_due, read_jobs
+from aae.operate.schedule import Job, last_due, read_jobs
 
 NOW = datetime(2026, 11, 22, 13, 37, 5, tzinfo=UTC)  # a Sunday
 

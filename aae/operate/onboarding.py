@@ -9,8 +9,8 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from aae.account_files import AccountRow, describe_problems
 from aae.errors import AaeError, Retry, UserError
+from aae.operate.account_files import AccountRow, describe_problems
 from aae.platforms import connectors
 from aae.platforms.transport import Transport
 from aae.settings import Settings

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aae.doctor import Check, ago, examine
-from aae.prefect_api import PrefectApi
-from aae.schedule import Job
+from aae.operate.doctor import Check, ago, examine
+from aae.operate.prefect_api import PrefectApi
+from aae.operate.schedule import Job
 from aae.settings import Settings
 from aae.storage import engine as database
 

@@ -13,8 +13,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from aae.errors import AaeError, UserError
-from aae.prefect_api import Deployment, PrefectApi, Schedule
-from aae.schedule import Job
+from aae.operate.prefect_api import Deployment, PrefectApi, Schedule
+from aae.operate.schedule import Job
 from aae.settings import Settings
 from aae.storage import engine as database
 from aae.storage.accounts import read_token

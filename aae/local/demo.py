@@ -22,16 +22,10 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 
-from aae.account_files import OPTIONAL, REQUIRED, AccountRow, read_accounts
 from aae.errors import AaeError, UserError
-from aae.onboarding import connect_all
-from aae.prefect_api import FlowRun, PrefectApi, Progress
-from aae.settings import Settings
-from aae.stack import PROJECT, Memory, Stack, adopt, template_path
-from aae.steps import Step, Steps, bar, shown
-from aae.storage import engine as database
-from aae.storage.accounts import list_accounts
-from aae.summary import (
+from aae.local.stack import PROJECT, Memory, Stack, adopt, template_path
+from aae.local.steps import Step, Steps, bar, shown
+from aae.local.summary import (
     Comparison,
     Found,
     PlatformLine,
@@ -43,6 +37,12 @@ from aae.summary import (
     token_outcomes,
     written_reports,
 )
+from aae.operate.account_files import OPTIONAL, REQUIRED, AccountRow, read_accounts
+from aae.operate.onboarding import connect_all
+from aae.operate.prefect_api import FlowRun, PrefectApi, Progress
+from aae.settings import Settings
+from aae.storage import engine as database
+from aae.storage.accounts import list_accounts
 from aae.vault import KEY_FILE, Vault
 
 JOBS: Final = (

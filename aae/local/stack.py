@@ -32,7 +32,7 @@ from typing import IO, Final, Self
 import httpx
 
 from aae.errors import AaeError, UserError
-from aae.prefect_api import PrefectApi
+from aae.operate.prefect_api import PrefectApi
 from aae.settings import Settings, load
 
 POOL: Final = "aae"
@@ -42,7 +42,7 @@ WORKER: Final = "local"
 MARK: Final = "AAE_STACK"
 """Environment variable by which a process is known to belong to the stack in that state folder."""
 
-PROJECT: Final = Path(__file__).resolve().parent.parent
+PROJECT: Final = Path(__file__).resolve().parents[2]
 """The checkout: where ``prefect.yaml`` and the flows are."""
 
 _HOST: Final = "127.0.0.1"

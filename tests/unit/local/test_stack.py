@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from aae.errors import UserError
+from aae.local.stack import MARK, Memory, PartFailed, Stack, _lives, free_ports, running_stack
 from aae.settings import Settings
-from aae.stack import MARK, Memory, PartFailed, Stack, _lives, free_ports, running_stack
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SLEEP = "import time; time.sleep(60)"
@@ -68,7 +68,7 @@ class TestProcesses:
         assert not any(map(_lives, pids))
 
     def test_a_part_that_does_not_listen_is_killed(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("aae.stack._STOP_SECONDS", 0.3)
+        monkeypatch.setattr("aae.local.stack._STOP_SECONDS", 0.3)
         log = stack.logs_dir / "deaf.log"
         with stack:
             pid = python(stack, "deaf", STUBBORN, lambda: "deaf" in log.read_text())
@@ -101,7 +101,7 @@ class TestProcesses:
                 stack.check()
 
     def test_a_part_that_never_becomes_ready_is_told(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("aae.stack._READY_SECONDS", 0.2)
+        monkeypatch.setattr("aae.local.stack._READY_SECONDS", 0.2)
         with stack:
             python(stack, "sandbox", SLEEP, lambda: False)
             with pytest.raises(PartFailed, match="The sandbox is not ready"):
@@ -125,14 +125,14 @@ class TestProcesses:
         code = (
             "import sys, time; from pathlib import Path\n"
             "sys.path.insert(0, '.')\n"
-            "from tests.unit.test_stack import *\n"
+            "from tests.unit.local.test_stack import *\n"
             f"stack = new_stack(Settings(_env_file=None, state_dir=Path({str(tmp_path)!r})))\n"
             "with stack:\n"
             "    pid = python(stack, 'part', SLEEP)\n"
             f"    Path({str(note)!r}).write_text(str(pid))\n"
             "    time.sleep(60)\n"
         )
-        parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+        parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3])
         assert until(lambda: note.exists() and note.read_text() != "")
         parent.kill()
         parent.wait()

@@ -1,0 +1,1 @@
+"""Looking after the product: its connected accounts, the Prefect server seen from outside, the doctor."""
