@@ -21,7 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -33,12 +33,12 @@ import pandas as pd
 import redis
 from sqlalchemy import Connection, Engine
 
-from aae.account_files import read_accounts
 from aae.jobs.context import Context, open_context, open_stores
 from aae.jobs.fetch import AccountOutcome, fetch_account
 from aae.jobs.planning import plan_backfill
 from aae.model import Account, Platform, Slice, Token, Totals
-from aae.onboarding import connect_all
+from aae.operate.account_files import read_accounts
+from aae.operate.onboarding import connect_all
 from aae.platforms import connectors
 from aae.platforms.base import Connector
 from aae.platforms.transport import Transport
