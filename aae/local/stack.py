@@ -419,9 +419,10 @@ def free_ports(wanted: Iterable[int | None]) -> list[int]:
     held: list[socket.socket] = []
     try:
         for port in wanted:
-            candidates = [port] if port else []
-            candidates += random.sample(_PORTS, 100)
-            held.append(_first_free(candidates))
+            # Two sockets that only hold a port, both with SO_REUSEADDR, may hold the same one.
+            taken = {int(one.getsockname()[1]) for one in held}
+            candidates = [*([port] if port else []), *random.sample(_PORTS, 100)]
+            held.append(_first_free(each for each in candidates if each not in taken))
         return [int(one.getsockname()[1]) for one in held]
     finally:
         for one in held:

@@ -187,6 +187,8 @@ class TestMemory:
 
     def test_ports_differ_from_each_other(self) -> None:
         assert len(set(free_ports([None] * 20))) == 20
+        (one,) = free_ports([None])
+        assert len(set(free_ports([one, one, one]))) == 3
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"seed": 1}', "null"])
     def test_a_broken_memory_is_none(self, tmp_path: Path, text: str) -> None:
