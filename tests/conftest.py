@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import Engine
 
@@ -21,7 +22,9 @@ from aae.vault import Vault
 from tests import servers
 
 # On a busy machine an example may take any time; that says nothing about the code.
-hypothesis.settings.register_profile("unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("unhurried")
 
 NEEDS_MARIADB = "no mariadbd or mysqld here; to run this test: apt-get install mariadb-server"
