@@ -15,6 +15,7 @@ from tasks.fetch import choose_accounts, conclude_fetch, fetch_accounts, show_fe
 @flow(name="fetch-ad-data", flow_run_name=run_name("fetch"), persist_result=True, result_serializer="json")
 async def fetch_ad_data(
     accounts: list[int] | None = None,
+    users: list[int] | None = None,
     platforms: list[Platform] | None = None,
     since: date | None = None,
     until: date | None = None,
@@ -27,12 +28,13 @@ async def fetch_ad_data(
 
     Args:
         accounts: Account ids (see `aae accounts list`); empty for all active accounts.
+        users: Only the accounts of these users; empty for all.
         platforms: Only these platforms; empty for all.
         since: First local day to fetch again, for a backfill.
         until: Last local day to fetch again; today if only "since" is given.
         dry_run: Only say what would be fetched; nothing is called or stored.
     """
-    chosen = await choose_accounts(ids=accounts, only=platforms)
+    chosen = await choose_accounts(ids=accounts, only=platforms, users=users)
     outcomes = await fetch_accounts(chosen, since, until, dry_run)
     await show_fetch(outcomes)
     return conclude_fetch(outcomes)

@@ -13,7 +13,10 @@ from tasks.tokens import check_tokens, choose_tokens, conclude_check, show_token
 
 @flow(name="check-token-expiry", flow_run_name=run_name("tokens"), persist_result=True, result_serializer="json")
 async def check_token_expiry(
-    accounts: list[int] | None = None, users: list[int] | None = None, within_hours: float = 24
+    accounts: list[int] | None = None,
+    users: list[int] | None = None,
+    within_hours: float = 24,
+    dry_run: bool = False,
 ) -> State[Any]:
     """Keep every ad account's authorization alive.
 
@@ -24,9 +27,10 @@ async def check_token_expiry(
         accounts: Account ids; empty for all.
         users: Only the accounts of these users; empty for all.
         within_hours: Refresh what expires within this many hours.
+        dry_run: Only say which would be refreshed and which probed; no platform is asked, nothing is stored.
     """
     chosen = await choose_tokens(accounts, users)
-    results = await check_tokens(chosen, within_hours)
+    results = await check_tokens(chosen, within_hours, dry_run)
     await show_tokens(results)
     await deliver_notifications()
     return conclude_check(results)

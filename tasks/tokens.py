@@ -36,21 +36,23 @@ async def choose_tokens(ids: list[int] | None, users: list[int] | None) -> list[
     run_name="check {account}",
     description="Probe or refresh one account's token by its platform's own means; pause the account if it is dead.",
 )
-async def check_token(account: Account, within_hours: float) -> TokenResult:
+async def check_token(account: Account, within_hours: float, dry_run: bool) -> TokenResult:
     """One account's token, checked; a transient failure is raised and retried."""
+    if dry_run:
+        return tokens.preview(stores(), account, now=clock(), within_hours=within_hours)
     async with platforms() as context:
         result = await tokens.check_account(context, account, now=clock(), run_id=run_id(), within_hours=within_hours)
     get_run_logger().info("%s: %s", account, result.outcome)
     return result
 
 
-async def check_tokens(chosen: Sequence[Account], within_hours: float) -> list[TokenResult]:
+async def check_tokens(chosen: Sequence[Account], within_hours: float, dry_run: bool) -> list[TokenResult]:
     """Check all of them, some at a time; whatever happens to one, the others go on."""
     gate = asyncio.Semaphore(CHECKS_AT_ONCE)
 
     async def one(account: Account) -> TokenResult:
         async with gate:
-            state = await settled(check_token(account, within_hours, return_state=True))
+            state = await settled(check_token(account, within_hours, dry_run, return_state=True))
         result = await state.aresult(raise_on_failure=False)
         if isinstance(result, TokenResult):
             return result
@@ -87,6 +89,8 @@ _WORDS = {
     "lost_race": "replaced meanwhile",
     "permanent_failure": "authorization expired",
     "transient_failure": "could not be checked",
+    "would_refresh": "would be refreshed",
+    "would_probe": "would be probed",
 }
 
 

@@ -8,12 +8,12 @@ looked at: compare-and-set on ``token_version`` decides every race with a re-aut
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
 from aae.errors import Reauthorize, Retry
-from aae.jobs.context import Context
+from aae.jobs.context import Context, Stores
 from aae.jobs.telling import tell
 from aae.model import Account, AccountStatus, Token
 from aae.notify import messages
@@ -30,7 +30,7 @@ USABLE_HOURS = 10 / 60
 
 @dataclass(frozen=True, slots=True)
 class TokenResult:
-    """What came of one check. ``outcome`` is as in table ``token_refreshes``."""
+    """What came of one check. ``outcome`` is as in table ``token_refreshes``, or that of :func:`preview`."""
 
     account_id: int
     account: str
@@ -76,6 +76,14 @@ async def check_account(
         )
         recovered = _notice_recovery(connection, context, account, version, now=now, run_id=run_id)
     return _result(account, "recovered" if recovered else outcome, checked.token.expires_at)
+
+
+def preview(stores: Stores, account: Account, *, now: datetime, within_hours: float) -> TokenResult:
+    """What a check would do with the token (``would_refresh`` or ``would_probe``); nothing is asked or stored."""
+    with reading(stores.engine) as connection:
+        token = accounts.read_token(connection, stores.vault, account.id)
+    soon = token.expires_at is not None and token.expires_at <= now + timedelta(hours=within_hours)
+    return _result(account, "would_refresh" if soon else "would_probe", token.expires_at)
 
 
 async def usable_token(context: Context, account: Account, *, now: datetime, run_id: str | None) -> Token:
