@@ -281,13 +281,13 @@ def _read_tokens() -> dict[str, Any]:
 
 def _connect(text: str, source: str) -> None:
     from aae.operate.account_files import read_accounts  # noqa: PLC0415
-    from aae.operate.onboarding import connect_all  # noqa: PLC0415
-    from aae.vault import Vault  # noqa: PLC0415
+    from aae.operate.onboarding import connect_all, open_vault  # noqa: PLC0415
 
     rows = read_accounts(text, source)
     settings = _settings()
-    vault = Vault.from_settings(settings)
-    done = connect_all(rows, source, settings=settings, engine=_tables(settings), vault=vault, clock=_now)
+    engine = _tables(settings)
+    vault = open_vault(settings, engine)
+    done = connect_all(rows, source, settings=settings, engine=engine, vault=vault, clock=_now)
     out.print(f"{done.new} accounts connected, {done.renewed} connected anew, {done.users} users.")
 
 

@@ -142,8 +142,9 @@ class Settings(BaseSettings):
     encryption_keys: SecretStr = Field(
         SecretStr(""),
         description="id:base64-of-32-bytes, several separated by commas; the first encrypts, all decrypt. "
-        "Empty: a key made once in the state folder",
+        "Empty: a key made once, in the key file",
     )
+    key_file: Path | None = Field(None, description="Where that key is kept; empty: encryption.key in the state folder")
     public_url: HttpUrl = Field("http://localhost:8000", description="The web platform, for links in e-mails")
     sensitivity: Literal["low", "medium", "high"] = Field("medium", description="How eagerly anomalies are reported")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the logs")
@@ -170,6 +171,11 @@ class Settings(BaseSettings):
             return self.results_url
         parts = urlsplit(self.redis_url)
         return urlunsplit(parts._replace(path=f"/{int(parts.path.strip('/') or 0) + 1}"))
+
+    @property
+    def resolved_key_file(self) -> Path:
+        """Where the key is that is made when none is set."""
+        return self.key_file or self.state_dir / "encryption.key"
 
     @property
     def outbox_dir(self) -> Path:

@@ -12,6 +12,7 @@ import binascii
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,6 @@ from pydantic import SecretStr
 from aae.errors import UserError
 from aae.settings import Settings
 
-KEY_FILE: Final = "encryption.key"
 _VERSION: Final = 1
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
@@ -34,12 +34,10 @@ class Vault:
     """Seals and opens secrets.
 
     ``keys`` are pairs of an id (1-32 printable ASCII characters without ``:`` and ``,``) and 32 bytes. The first one
-    encrypts, all of them decrypt.
+    encrypts, all of them decrypt. Without any it opens and seals nothing, and says so when asked to.
     """
 
     def __init__(self, keys: Sequence[tuple[str, bytes]]) -> None:
-        if not keys:
-            raise UserError(f"AAE_ENCRYPTION_KEYS holds no key: {_HELP}.")
         for name, key in keys:
             if not (1 <= len(name) <= 32 and name.isascii() and name.isprintable()) or set(name) & set(":,"):
                 raise UserError(f"AAE_ENCRYPTION_KEYS has a key whose id is not usable: {_HELP}.")
@@ -48,11 +46,14 @@ class Vault:
         if len({name for name, _ in keys}) != len(keys):
             raise UserError("AAE_ENCRYPTION_KEYS has two keys of the same id: give each its own.")
         self._ciphers = {name: AESGCM(key) for name, key in keys}
-        self._first = keys[0][0]
+        self._first = keys[0][0] if keys else None
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Vault:
-        """The vault of ``settings.encryption_keys``; if empty, of a key made once in ``settings.state_dir``.
+    def from_settings(cls, settings: Settings, *, make: bool = False) -> Vault:
+        """The vault of ``settings.encryption_keys``; if empty, of the key file.
+
+        ``make`` makes the key file if there is none: only for a database without tokens, since a new key opens none of
+        those that are stored. Otherwise the vault is then without a key.
 
         Raises:
             UserError: the keys are malformed, or the key file cannot be read or made.
@@ -60,14 +61,31 @@ class Vault:
         written = settings.encryption_keys.get_secret_value().strip()
         if written:
             return cls(_parse(written, "AAE_ENCRYPTION_KEYS"))
-        path = settings.state_dir / KEY_FILE
+        path = settings.resolved_key_file
         try:
-            return cls(_parse(_read_or_make(path), str(path)))
+            if make:
+                _make(path)
+            return cls(_parse(path.read_text().strip(), str(path)))
+        except FileNotFoundError:
+            return cls([])
         except OSError as error:
             raise UserError(f"The key file {path} cannot be used: {error.strerror or 'unknown error'}.") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not a list of encryption keys: {_HELP}.") from None
+
+    @property
+    def has_key(self) -> bool:
+        """Whether it can seal anything."""
+        return self._first is not None
 
     def encrypt(self, secret: SecretStr, place: str) -> bytes:
-        """Seal ``secret`` for ``place``."""
+        """Seal ``secret`` for ``place``.
+
+        Raises:
+            UserError: the vault has no key.
+        """
+        if self._first is None:
+            raise UserError("There is no key to encrypt secrets with: set AAE_ENCRYPTION_KEYS or restore the key file.")
         header = _header(self._first)
         nonce = os.urandom(_NONCE_BYTES)
         plain = secret.get_secret_value().encode()
@@ -98,11 +116,19 @@ class Vault:
 
     def needs_rotation(self, sealed: bytes) -> bool:
         """Whether it was sealed with another key than the one that encrypts now."""
-        return not sealed.startswith(_header(self._first))
+        return self._first is None or not sealed.startswith(_header(self._first))
 
     def rotate(self, sealed: bytes, place: str) -> bytes:
         """The same secret, sealed with the key that encrypts now."""
         return self.encrypt(self.decrypt(sealed, place), place)
+
+
+def key_id(sealed: bytes) -> str | None:
+    """The id of the key that a secret was sealed with; None if it is not in this module's format."""
+    try:
+        return _split(sealed, "")[0]
+    except UserError:
+        return None
 
 
 def _header(name: str) -> bytes:
@@ -132,21 +158,20 @@ def _parse(written: str, source: str) -> list[tuple[str, bytes]]:
     return keys
 
 
-def _read_or_make(path: Path) -> str:
-    """The key file's text. Of several processes making it at once, the first one's is everybody's."""
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        try:
-            handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with os.fdopen(handle, "w") as file:
-                file.write(f"local:{base64.b64encode(os.urandom(_KEY_BYTES)).decode()}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            # A link appears complete or not at all, and never over an existing file.
+def _make(path: Path) -> None:
+    """Make the key file unless there is one. Of several processes doing so at once, the first one's is everybody's."""
+    if path.exists():
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(f"local:{base64.b64encode(os.urandom(_KEY_BYTES)).decode()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # A link appears complete or not at all, and never over an existing file.
+        with suppress(FileExistsError):
             os.link(draft, path)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink(missing_ok=True)
-    return path.read_text().strip()
+    finally:
+        draft.unlink(missing_ok=True)

@@ -153,7 +153,7 @@ def _product(url: str, cache: str, folder: Path, people: list[dict[str, Any]], d
     rows = read_accounts(orjson.dumps(people).decode(), "sandbox")
     with connected(database) as engine:
         upgrade(engine)
-        vault = Vault.from_settings(settings)
+        vault = Vault.from_settings(settings, make=True)
         connect_all(rows, "sandbox", settings=settings, engine=engine, vault=vault, clock=_now)
     return settings
 

@@ -38,12 +38,11 @@ from aae.local.summary import (
     written_reports,
 )
 from aae.operate.account_files import OPTIONAL, REQUIRED, AccountRow, read_accounts
-from aae.operate.onboarding import connect_all
+from aae.operate.onboarding import connect_all, open_vault
 from aae.operate.prefect_api import FlowRun, PrefectApi, Progress
 from aae.settings import Settings
 from aae.storage import engine as database
 from aae.storage.accounts import list_accounts
-from aae.vault import KEY_FILE, Vault
 
 JOBS: Final = (
     ("fetch-ad-data/six-hourly", "Fetch ad data"),
@@ -126,13 +125,9 @@ def up(settings: Settings, console: Console, *, seed: int, clock: Callable[[], d
 
 
 def _wipe(folder: Path) -> None:
-    """Empty the demo's folder, but for the key: a database that is not ours may hold tokens sealed with it."""
+    """Empty the demo's folder. The key is not in it: a database that is not ours may hold tokens sealed with it."""
     if folder.exists():
-        for entry in folder.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name != KEY_FILE:
-                entry.unlink()
+        shutil.rmtree(folder)
 
 
 def _bring_up(
@@ -188,7 +183,7 @@ def _fill(stack: Stack, inner: Settings, clock: Callable[[], datetime]) -> str:
             "the sandbox would declare their tokens dead. Set AAE_DATABASE_URL to a database of its own."
         )
     connected = connect_all(
-        rows, "the sandbox's accounts", settings=inner, engine=engine, vault=Vault.from_settings(inner), clock=clock
+        rows, "the sandbox's accounts", settings=inner, engine=engine, vault=open_vault(inner, engine), clock=clock
     )
     engine.dispose()
     kept = f", {connected.renewed} connected again" if connected.renewed else ""

@@ -174,6 +174,8 @@ class Stack:
         """What points a process at this stack: set these and any ``aae`` or ``prefect`` command talks to it."""
         return {
             "AAE_STATE_DIR": str(self.state_dir),
+            # One for every stack: they may work on the same database.
+            "AAE_KEY_FILE": str(self.settings.resolved_key_file.absolute()),
             "AAE_DATABASE_URL": self.settings.database_url or f"sqlite:///{self.state_dir / 'aae.db'}",
             "AAE_REDIS_URL": self.settings.redis_url or f"redis://{_HOST}:{self.memory.cache_port}/0",
             "AAE_RESULTS_URL": self.settings.resolved_results_url or f"redis://{_HOST}:{self.memory.cache_port}/1",

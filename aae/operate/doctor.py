@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from aae.errors import AaeError, UserError
@@ -58,9 +58,12 @@ def _attempt(name: str, work: Callable[[], str], remedy: str) -> Check:
     try:
         return Check(name, True, work())
     except (AaeError, SQLAlchemyError, OSError) as error:
-        # SQLAlchemy's messages quote statements and parameters; ours are written for people.
-        detail = str(error) if isinstance(error, AaeError) else f"{type(error).__name__}"
-        return Check(name, False, detail, remedy)
+        return _failed(name, error, remedy)
+
+
+def _failed(name: str, error: Exception, remedy: str) -> Check:
+    # SQLAlchemy's messages quote statements and parameters; ours are written for people.
+    return Check(name, False, str(error) if isinstance(error, AaeError) else type(error).__name__, remedy)
 
 
 def _state_dir(folder: Path) -> Check:
@@ -73,36 +76,43 @@ def _state_dir(folder: Path) -> Check:
 
 
 def _database(settings: Settings) -> Iterator[Check]:
-    engine = database.connect(settings.resolved_database_url)
-
-    def dial() -> str:
+    def dial() -> Engine:
+        engine = database.connect(settings.resolved_database_url)
         database.check(engine)
-        return engine.dialect.name
+        return engine
 
-    def compare_version() -> str:
-        database.require_current(engine)
-        return f"at {database.head()}"
-
-    def open_tokens() -> str:
-        vault = Vault.from_settings(settings)
-        with database.reading(engine) as connection:
-            stored = connection.scalars(select(ad_accounts.c.id).where(ad_accounts.c.access_token.is_not(None))).all()
-            for account_id in stored:
-                read_token(connection, vault, account_id)
-        return f"opens all {len(stored)} stored tokens" if stored else "ready, no tokens stored yet"
-
+    keys = "set AAE_ENCRYPTION_KEYS to the keys that the tokens were stored with"
     try:
-        for name, work, remedy in (
-            ("database", dial, "correct AAE_DATABASE_URL"),
-            ("tables", compare_version, "aae db upgrade"),
-            ("encryption key", open_tokens, "set AAE_ENCRYPTION_KEYS to the keys that the tokens were stored with"),
-        ):
-            check = _attempt(name, work, remedy)
-            yield check
-            if not check.ok:
-                return
+        engine = dial()
+    except (AaeError, SQLAlchemyError, OSError) as error:
+        yield _failed("database", error, "correct AAE_DATABASE_URL")
+        yield _attempt("encryption key", lambda: _key(settings), keys)
+        return
+    try:
+        yield Check("database", True, engine.dialect.name)
+        tables = _attempt("tables", lambda: _version(engine), "aae db upgrade")
+        yield tables
+        yield _attempt("encryption key", lambda: _key(settings, engine if tables.ok else None), keys)
     finally:
         engine.dispose()
+
+
+def _version(engine: Engine) -> str:
+    database.require_current(engine)
+    return f"at {database.head()}"
+
+
+def _key(settings: Settings, engine: Engine | None = None) -> str:
+    """What the key does with the tokens stored in ``engine``; None where they cannot be asked for. Makes no key."""
+    vault = Vault.from_settings(settings)
+    ready = "ready" if vault.has_key else "none yet; connecting the first account makes one"
+    if engine is None:
+        return ready
+    with database.reading(engine) as connection:
+        stored = connection.scalars(select(ad_accounts.c.id).where(ad_accounts.c.access_token.is_not(None))).all()
+        for account_id in stored:
+            read_token(connection, vault, account_id)
+    return f"opens all {len(stored)} stored tokens" if stored else f"{ready}, no tokens stored yet"
 
 
 def _cache(url: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, select
 
 from aae.errors import AaeError, Retry, UserError
 from aae.operate.account_files import AccountRow, describe_problems
@@ -15,7 +15,9 @@ from aae.platforms import connectors
 from aae.platforms.transport import Transport
 from aae.settings import Settings
 from aae.storage import accounts
-from aae.vault import Vault
+from aae.storage import engine as database
+from aae.storage.schema import ad_accounts
+from aae.vault import Vault, key_id
 
 _QUESTIONS_AT_ONCE = 8
 
@@ -41,9 +43,11 @@ def connect_all(
     """Complete the rows by asking their platforms, then store all of them or none.
 
     Raises:
-        UserError: a platform does not know an account or refuses its token; one line per account.
+        UserError: a platform does not know an account or refuses its token, one line per account; or the vault does not
+            open what is stored already.
         Retry: a platform could not be asked; nothing was stored.
     """
+    prove(engine, vault)
     complete = asyncio.run(_complete(rows, source, settings, clock))
     now = clock()
     users: dict[str, int] = {}
@@ -70,6 +74,50 @@ def connect_all(
             )
             new += is_new
     return Connected(users=len(users), new=new, renewed=len(complete) - new)
+
+
+def open_vault(settings: Settings, engine: Engine) -> Vault:
+    """The vault to store tokens with; its key is made if none is set and the database holds no token yet.
+
+    Raises:
+        UserError: the keys are malformed, or are not those that the stored tokens were sealed with.
+    """
+    vault = Vault.from_settings(settings)
+    prove(engine, vault)
+    return vault if vault.has_key else Vault.from_settings(settings, make=True)
+
+
+def prove(engine: Engine, vault: Vault) -> None:
+    """See that ``vault`` has every key that stored tokens were sealed with: of each key one token must open.
+
+    Storing with another key would leave a mixture that nobody can open whole.
+
+    Raises:
+        UserError: a key is missing, or is not the one of that id.
+    """
+    with database.reading(engine) as connection:
+        query = select(ad_accounts.c.id, ad_accounts.c.access_token).where(ad_accounts.c.access_token.is_not(None))
+        sealed_with: dict[str | None, list[int]] = {}
+        for account_id, sealed in connection.execute(query.order_by(ad_accounts.c.id)):
+            sealed_with.setdefault(key_id(sealed), []).append(account_id)
+        # What has no key id is damaged; connecting its account again is what heals it.
+        sealed_with.pop(None, None)
+        for stored in sealed_with.values():
+            _open_one(connection, vault, stored)
+
+
+def _open_one(connection: Connection, vault: Vault, stored: Sequence[int]) -> None:
+    """A single token may be damaged; a key that opens none of its tokens is the wrong one."""
+    first: UserError | None = None
+    for account_id in stored:
+        try:
+            accounts.read_token(connection, vault, account_id)
+        except UserError as error:
+            first = first or error
+        else:
+            return
+    if first:
+        raise first
 
 
 async def _complete(

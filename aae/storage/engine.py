@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 import orjson
@@ -49,7 +50,8 @@ def connect(url: str) -> Engine:
     SQL at READ COMMITTED, and no call waits for ever.
 
     Raises:
-        UserError: the URL is not one of ``sqlite:///...`` and ``mysql+pymysql://...``.
+        UserError: the URL is not one of ``sqlite:///...`` and ``mysql+pymysql://...``, or SQLite's folder cannot be
+            made.
     """
     try:
         parsed = make_url(url)
@@ -64,12 +66,17 @@ def connect(url: str) -> Engine:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
+def reading(engine: Engine, *, snapshot: bool = False) -> Iterator[Connection]:
     """A connection to read with: on SQLite it takes no write lock, so it never waits for a writer nor stops one.
+
+    ``snapshot``: all queries see the database as it was at the first one (which on SQLite they always do).
 
     Writing through it may fail with "database is locked"; use ``engine.begin()`` for that.
     """
-    with engine.connect().execution_options(**{_READING: True}) as connection:
+    options: dict[str, Any] = {_READING: True}
+    if snapshot and engine.dialect.name != "sqlite":
+        options["isolation_level"] = "REPEATABLE READ"
+    with engine.connect().execution_options(**options) as connection:
         yield connection
 
 
@@ -78,8 +85,13 @@ def check(engine: Engine) -> None:
 
     Raises:
         UserError: it cannot be used; the message says why and what to do, without the password.
+
+    A SQLite file that does not exist yet is not made by this: only :func:`upgrade` does, and its folder is looked at.
     """
     try:
+        if absent := _absent_file(engine):
+            with TemporaryFile(dir=absent.parent):
+                return
         with reading(engine) as connection:
             connection.execute(select(1))
     except (DBAPIError, PoolTimeout, OSError) as error:
@@ -106,6 +118,8 @@ def upgrade(engine: Engine) -> list[str]:
 
 def current(engine: Engine) -> str | None:
     """The revision the tables are at; ``None`` on a database that has none yet."""
+    if _absent_file(engine):
+        return None
     with reading(engine) as connection:
         return _revision(connection)
 
@@ -132,7 +146,14 @@ def require_current(engine: Engine) -> None:
 
 def _connect_sqlite(url: str, database: str | None) -> Engine:
     if database and not database.startswith((":memory:", "file:")):
-        Path(database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = Path(database).parent
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The database's folder {folder} cannot be used ({error.strerror}): make it a writable folder, or set "
+                "AAE_STATE_DIR (or AAE_DATABASE_URL) to another place."
+            ) from None
     engine = create_engine(url, json_serializer=_to_json, json_deserializer=orjson.loads)
 
     @event.listens_for(engine, "connect")
@@ -156,6 +177,14 @@ def _connect_sqlite(url: str, database: str | None) -> Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _absent_file(engine: Engine) -> Path | None:
+    """The SQLite file that the engine would make, if it is not there yet."""
+    name = engine.url.database if engine.dialect.name == "sqlite" else None
+    if not name or name.startswith((":memory:", "file:")) or Path(name).exists():
+        return None
+    return Path(name)
 
 
 def _connect_mysql(url: str) -> Engine:

@@ -15,8 +15,9 @@ from pydantic import SecretStr
 
 from aae.errors import UserError
 from aae.settings import Settings
-from aae.vault import KEY_FILE, Vault
+from aae.vault import Vault
 
+KEY_FILE = "encryption.key"
 OLD, NEW = ("old", b"o" * 32), ("new", b"n" * 32)
 PLACE = "ad_accounts:17:access_token"
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -94,7 +95,6 @@ def test_another_key_of_the_same_id_is_told_apart() -> None:
 @pytest.mark.parametrize(
     "keys",
     [
-        lambda: [],
         lambda: [("", b"n" * 32)],
         lambda: [("a:b", b"n" * 32)],
         lambda: [("ä", b"n" * 32)],
@@ -125,7 +125,7 @@ def test_malformed_keys_are_refused_without_repeating_them(tmp_path: Path, text:
 
 def test_without_keys_one_is_made_once_for_the_owner_only(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path / "state")
-    sealed = Vault.from_settings(settings).encrypt(SecretStr("token"), PLACE)
+    sealed = Vault.from_settings(settings, make=True).encrypt(SecretStr("token"), PLACE)
     assert Vault.from_settings(settings).decrypt(sealed, PLACE).get_secret_value() == "token"
     assert stat.S_IMODE((tmp_path / "state" / KEY_FILE).stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
@@ -135,7 +135,7 @@ def test_without_keys_one_is_made_once_for_the_owner_only(tmp_path: Path) -> Non
 def test_processes_that_make_the_key_at_once_agree_on_it(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        vaults = list(pool.map(lambda _: Vault.from_settings(settings), range(16)))
+        vaults = list(pool.map(lambda _: Vault.from_settings(settings, make=True), range(16)))
     sealed = vaults[0].encrypt(SecretStr("token"), PLACE)
     assert {vault.decrypt(sealed, PLACE).get_secret_value() for vault in vaults} == {"token"}
 
@@ -144,3 +144,20 @@ def test_a_damaged_key_file_is_named(tmp_path: Path) -> None:
     (tmp_path / KEY_FILE).write_text("nonsense")
     with pytest.raises(UserError, match=KEY_FILE):
         Vault.from_settings(Settings(state_dir=tmp_path))
+
+
+def test_no_key_is_made_unasked_and_the_vault_says_so_when_it_needs_one(tmp_path: Path) -> None:
+    vault = Vault.from_settings(Settings(state_dir=tmp_path / "state"))
+    assert not vault.has_key
+    assert not (tmp_path / "state").exists()
+    with pytest.raises(UserError, match="AAE_ENCRYPTION_KEYS"):
+        vault.encrypt(SecretStr("token"), PLACE)
+    with pytest.raises(UserError, match="the key 'new', which is not among the keys"):
+        vault.decrypt(Vault([NEW]).encrypt(SecretStr("token"), PLACE), PLACE)
+
+
+def test_the_key_file_may_lie_elsewhere(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path / "state", key_file=tmp_path / "keys" / "one")
+    assert Vault.from_settings(settings, make=True).has_key
+    assert (tmp_path / "keys" / "one").exists()
+    assert not (tmp_path / "state").exists()

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from aae.operate.doctor import Check, ago, examine
 from aae.operate.prefect_api import PrefectApi
@@ -181,7 +182,30 @@ def test_tables_of_another_version_are_a_finding_and_what_needs_them_is_not_aske
     empty = Settings(_env_file=None, state_dir=tmp_path, database_url="", redis_url="")
     found = {check.name: check for check in examine(empty, None, [], "aae", now=NOW)}
     assert found["tables"].remedy == "aae db upgrade"
-    assert "encryption key" not in found
+    assert "no tokens" not in found["encryption key"].detail
+
+
+def test_looking_makes_neither_tables_nor_a_key(tmp_path: Path) -> None:
+    empty = Settings(_env_file=None, state_dir=tmp_path, database_url="", redis_url="")
+    assert {check.name for check in examine(empty, None, [], "aae", now=NOW)} >= {"tables", "encryption key"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_malformed_key_is_found_even_without_tables(tmp_path: Path) -> None:
+    wrong = Settings(_env_file=None, state_dir=tmp_path, encryption_keys=SecretStr("nonsense"))
+    found = {check.name: check for check in examine(wrong, None, [], "aae", now=NOW)}
+    assert not found["encryption key"].ok
+    assert "AAE_ENCRYPTION_KEYS" in found["encryption key"].detail
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_state_folder_that_is_a_file_is_told_and_the_rest_is_asked(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    settings = Settings(_env_file=None, state_dir=tmp_path / "file" / below, redis_url="")
+    found = {check.name: check for check in examine(settings, None, [], "aae", now=NOW)}
+    assert not found["state folder"].ok
+    assert "AAE_STATE_DIR" in found["database"].detail
+    assert {"encryption key", "cache", "Prefect API"} <= set(found)
 
 
 @given(st.integers(0, 10**9))
