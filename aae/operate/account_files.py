@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -85,6 +86,10 @@ def describe_problems(problems: list[str], source: str) -> str:
     return "\n".join(lines)
 
 
+class _Crooked(str):
+    """What is wrong with a row that could not be split into fields; in our own words, unlike a string of the list."""
+
+
 def _records(text: str, source: str) -> Iterator[tuple[int, object]]:
     start = text.lstrip()[:1]
     if start == "[":
@@ -103,6 +108,10 @@ def _json(text: str, what: str) -> Any:
         # The position, never the text: it may hold a token.
         where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"What begins like JSON in {what} is not valid JSON{where}; nothing was imported.") from None
+    except RecursionError:
+        raise UserError(
+            f"The JSON in {what} is nested too deeply for a list of accounts; nothing was imported."
+        ) from None
 
 
 def _csv_records(text: str, source: str) -> Iterator[tuple[int, object]]:
@@ -116,7 +125,7 @@ def _csv_records(text: str, source: str) -> Iterator[tuple[int, object]]:
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(header):
-                yield number, f"has {len(cells)} columns, the header has {len(header)}"
+                yield number, _Crooked(f"has {len(cells)} columns, the header has {len(header)}")
             else:
                 yield number, dict(zip(header, cells, strict=True))
     except csv.Error as error:
@@ -128,11 +137,15 @@ def _csv_records(text: str, source: str) -> Iterator[tuple[int, object]]:
 def _check(number: int, fields: object, wrong: list[str]) -> AccountRow | None:
     """One row, or None with what is wrong about it added to ``wrong``."""
     if not isinstance(fields, Mapping):
-        wrong.append(fields if isinstance(fields, str) else "is not an object with named fields")
+        wrong.append(fields if isinstance(fields, _Crooked) else "is not an object with named fields")
         return None
-    unknown = sorted(str(name)[:40] for name in fields if name not in (*REQUIRED, *OPTIONAL))
+    unknown = [str(name) for name in fields if name not in (*REQUIRED, *OPTIONAL)]
     if unknown:
-        wrong.append(f"unknown field {', '.join(unknown)}; known are {', '.join((*REQUIRED, *OPTIONAL))}")
+        # Where columns are mixed up, the name of a field may be a token: it is hinted at, never repeated.
+        meant = sorted({near for name in unknown for near in get_close_matches(name, (*REQUIRED, *OPTIONAL), 1)})
+        count = "1 unknown field" if len(unknown) == 1 else f"{len(unknown)} unknown fields"
+        hint = f" (perhaps {', '.join(meant)} misspelt)" if meant else ""
+        wrong.append(f"has {count}{hint}; known are {', '.join((*REQUIRED, *OPTIONAL))}")
 
     def take(name: str, check: Callable[[str], Any]) -> Any:
         value = fields.get(name)

@@ -84,7 +84,8 @@ def test_optional_fields_are_understood() -> None:
         ({"timezone": "Mars/Base"}, "timezone must be an IANA name"),
         ({"timezone": "../../etc/passwd"}, "timezone must be an IANA name"),
         ({"login_customer_id": "12"}, "login_customer_id is for Google"),
-        ({"acces_token": "x"}, "unknown field acces_token"),
+        ({"acces_token": "x"}, "has 1 unknown field (perhaps access_token misspelt)"),
+        ({"s3cret-key": 1, "s3cret-too": 2}, "has 2 unknown fields; known are user_email"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_row_and_without_the_token(change: dict[str, object], complaint: str) -> None:
@@ -95,6 +96,19 @@ def test_what_is_wrong_is_said_with_the_row_and_without_the_token(change: dict[s
     assert "list.json; nothing was imported" in message
     assert "s3cret" not in message
     assert "two words" not in message
+
+
+@pytest.mark.parametrize("row", ["s3cret-token", ["s3cret-token"], 5, None])
+def test_a_row_that_is_no_object_is_never_repeated(row: object) -> None:
+    with pytest.raises(UserError, match="row 1: is not an object") as caught:
+        read_accounts(json.dumps([row]), "f")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000], ids=["array", "object"])
+def test_json_nested_without_end_is_refused_in_words(text: str) -> None:
+    with pytest.raises(UserError, match="nothing was imported"):
+        read_accounts(text, "f")
 
 
 def test_all_problems_are_told_at_once() -> None:
