@@ -7,9 +7,9 @@ from typing import Any, Literal
 from prefect import State, flow
 
 from flows.naming import run_name
+from tasks.choosing import choose_users
 from tasks.detection import conclude_detection, judge_users, show_anomalies
 from tasks.notify import deliver_notifications
-from tasks.users import choose_users
 
 
 @flow(name="detect-anomalies", flow_run_name=run_name("anomalies"), persist_result=True, result_serializer="json")
@@ -30,5 +30,6 @@ async def detect_anomalies(
     chosen = await choose_users(users)
     outcomes = await judge_users(chosen, sensitivity, again, dry_run)
     await show_anomalies(outcomes)
-    await deliver_notifications()
+    if not dry_run:
+        await deliver_notifications()
     return conclude_detection(outcomes)

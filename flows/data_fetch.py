@@ -9,7 +9,8 @@ from prefect import State, flow
 
 from aae.model import Platform
 from flows.naming import run_name
-from tasks.fetch import choose_accounts, conclude_fetch, fetch_accounts, show_fetch
+from tasks.choosing import choose_accounts
+from tasks.fetch import conclude_fetch, fetch_accounts, show_fetch
 
 
 @flow(name="fetch-ad-data", flow_run_name=run_name("fetch"), persist_result=True, result_serializer="json")
@@ -34,7 +35,7 @@ async def fetch_ad_data(
         until: Last local day to fetch again; today if only "since" is given.
         dry_run: Only say what would be fetched; nothing is called or stored.
     """
-    chosen = await choose_accounts(ids=accounts, only=platforms, users=users)
+    chosen = await choose_accounts(accounts, users, platforms)
     outcomes = await fetch_accounts(chosen, since, until, dry_run)
     await show_fetch(outcomes)
     return conclude_fetch(outcomes)

@@ -8,9 +8,10 @@ from typing import Any
 from prefect import State, flow
 
 from flows.naming import run_name
+from tasks.choosing import choose_users
+from tasks.fetch import fetch_accounts
 from tasks.notify import deliver_notifications
-from tasks.reporting import conclude_reports, show_reports, write_reports
-from tasks.users import choose_users
+from tasks.reporting import choose_lagging, conclude_reports, show_reports, write_reports
 
 
 @flow(name="generate-daily-report", flow_run_name=run_name("report"), persist_result=True, result_serializer="json")
@@ -19,13 +20,17 @@ async def generate_daily_report(
 ) -> State[Any]:
     """Write and send every active user's report, once per user and day.
 
+    Accounts whose day ended after the last regular fetch (as the Pacific coast's does) are fetched first.
+
     Args:
         users: User ids; empty for all active users.
         day: The local day to report on; empty for each account's own yesterday.
         dry_run: Show the reports here, keep and send nothing.
     """
     chosen = await choose_users(users)
+    await fetch_accounts(await choose_lagging(chosen, day), None, None, dry_run)
     outcomes = await write_reports(chosen, day, dry_run)
     await show_reports(outcomes)
-    await deliver_notifications()
+    if not dry_run:
+        await deliver_notifications()
     return conclude_reports(outcomes)

@@ -7,8 +7,9 @@ from typing import Any
 from prefect import State, flow
 
 from flows.naming import run_name
+from tasks.choosing import choose_accounts
 from tasks.notify import deliver_notifications
-from tasks.tokens import check_tokens, choose_tokens, conclude_check, show_tokens
+from tasks.tokens import check_tokens, conclude_check, show_tokens
 
 
 @flow(name="check-token-expiry", flow_run_name=run_name("tokens"), persist_result=True, result_serializer="json")
@@ -29,8 +30,9 @@ async def check_token_expiry(
         within_hours: Refresh what expires within this many hours.
         dry_run: Only say which would be refreshed and which probed; no platform is asked, nothing is stored.
     """
-    chosen = await choose_tokens(accounts, users)
+    chosen = await choose_accounts(accounts, users)
     results = await check_tokens(chosen, within_hours, dry_run)
     await show_tokens(results)
-    await deliver_notifications()
+    if not dry_run:
+        await deliver_notifications()
     return conclude_check(results)

@@ -14,7 +14,7 @@ from prefect.states import Completed, Failed
 
 from aae.jobs.detect import DetectionOutcome, Sensitivity, detect_user
 from aae.storage.accounts import User
-from tasks.limits import settled, step
+from tasks.limits import in_thread, place, settled, step
 from tasks.resources import clock, stores
 
 USERS_AT_ONCE = 2
@@ -29,7 +29,7 @@ USERS_AT_ONCE = 2
 async def judge_user(user: User, sensitivity: Sensitivity | None, again: bool, dry_run: bool) -> DetectionOutcome:
     """One user's anomalies."""
     shared = stores()
-    outcome = await asyncio.to_thread(
+    outcome = await in_thread(
         detect_user,
         shared,
         user,
@@ -52,7 +52,7 @@ async def judge_users(
     gate = asyncio.Semaphore(USERS_AT_ONCE)
 
     async def one(user: User) -> DetectionOutcome | str:
-        async with gate:
+        async with place(gate):
             state = await settled(judge_user(user, sensitivity, again, dry_run, return_state=True))
         result = await state.aresult(raise_on_failure=False)
         return result if isinstance(result, DetectionOutcome) else f"user {user.id}: {state.message}"

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from datetime import date
 from typing import Any
 
+import httpx
 from prefect import State
 from prefect.artifacts import (
     acreate_progress_artifact,
@@ -22,30 +23,9 @@ from aae.errors import UserError
 from aae.jobs.fetch import DRIFT_ALARM, AccountOutcome, plan
 from aae.jobs.fetch import fetch_account as fetch
 from aae.jobs.planning import plan_backfill
-from aae.model import Account, Platform, Slice
-from aae.storage import accounts as account_table
-from aae.storage.engine import reading
-from tasks.limits import Incomplete, deadline, settled, step
+from aae.model import Account, Slice
+from tasks.limits import Incomplete, deadline, place, settled, step
 from tasks.resources import clock, platforms, run_id, stores
-
-
-@step(name="choose-accounts", description="The active ad accounts that this run is about.")
-async def choose_accounts(
-    ids: list[int] | None = None, only: list[Platform] | None = None, users: list[int] | None = None
-) -> list[Account]:
-    """The accounts to work on, by the run's parameters; all active ones without any.
-
-    Raises:
-        UserError: an account was asked for by its id that does not exist or is not active.
-    """
-    with reading(stores().engine) as connection:
-        found = account_table.list_accounts(connection, ids=ids, platforms=only, user_ids=users)
-    missing = set(ids or ()) - {account.id for account in found}
-    if missing and not (only or users):
-        raise UserError(
-            f"No active account has the id {', '.join(map(str, sorted(missing)))}; see 'aae accounts list'."
-        )
-    return found
 
 
 @step(
@@ -91,15 +71,22 @@ async def fetch_accounts(
     chosen: Sequence[Account], since: date | None, until: date | None, dry_run: bool
 ) -> list[AccountOutcome]:
     """Fetch all of them, some at a time; whatever happens to one, the others go on."""
+    if not chosen:
+        return []
+    log = get_run_logger()
     gate = asyncio.Semaphore(stores().settings.fetch.accounts_at_once)
     outcomes: list[AccountOutcome] = []
     progress = await acreate_progress_artifact(0.0, key="fetch-progress", description=_progress([], chosen))
 
     async def one(account: Account) -> None:
-        async with gate:
+        async with place(gate):
             state = await settled(fetch_account(account, since, until, dry_run, return_state=True))
         outcomes.append(await _outcome(account, state))
-        await aupdate_progress_artifact(progress, 100 * len(outcomes) / len(chosen), _progress(outcomes, chosen))
+        try:
+            await aupdate_progress_artifact(progress, 100 * len(outcomes) / len(chosen), _progress(outcomes, chosen))
+        except httpx.HTTPError as error:
+            # A server that is away for a moment must not cost the accounts that are still to come.
+            log.warning("the progress could not be shown: %s", type(error).__name__)
 
     await asyncio.gather(*(one(account) for account in chosen))
     return sorted(outcomes, key=lambda outcome: outcome.account_id)

@@ -5,19 +5,22 @@ The numbers are the customer's from Celery (``max_retries=3``, 300 s apart, limi
 
 - **soft**: the step asks :func:`deadline` between two pieces of work, keeps what is done and says that it stopped.
 - **hard**: Prefect cancels the attempt, which a waiting coroutine feels at once, and the attempt counts as failed.
-- **last resort**: code that cannot be cancelled (a C call, a loop that never awaits) is ended with its process by a
-  timer inside the interpreter that needs neither the GIL nor the event loop; every stack is written to stderr first.
+- **last resort**: code that cannot be cancelled (a C call, a loop that never awaits, a thread that hangs) is ended with
+  its process by a timer inside the interpreter that needs neither the GIL nor the event loop; every stack is written to
+  stderr first. A thread stays guarded until it has really ended, also when nobody waits for it any more.
   This is why all steps are coroutines in one process, and not child processes: one mechanism covers them all, and a
   retry that waits costs a coroutine, not a worker.
 """
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import sys
+import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from itertools import count
@@ -38,6 +41,7 @@ GRACE_SECONDS = 10.0
 """How long after the hard limit a process that ignores its cancellation is left alive."""
 
 _deadline: ContextVar[Deadline] = ContextVar("deadline", default=NEVER)
+_turn: ContextVar[Turn | None] = ContextVar("turn", default=None)
 
 
 def deadline() -> Deadline:
@@ -57,11 +61,16 @@ def step(
         @wraps(function)
         async def attempt(*args: P.args, **kwargs: P.kwargs) -> R:
             mark = _deadline.set(Deadline(LIMITS.soft_seconds))
+            turn = _turn.get()
+            if turn is not None:
+                await turn.take()
             try:
                 with watchdog.guard(LIMITS.hard_seconds + GRACE_SECONDS):
                     return await function(*args, **kwargs)
             finally:
                 _deadline.reset(mark)
+                if turn is not None:
+                    turn.give()
 
         return task(
             name=name,
@@ -77,6 +86,50 @@ def step(
         )(attempt)
 
     return decorate
+
+
+async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a blocking function in a thread that the last resort watches until it has ended."""
+
+    def guarded() -> R:
+        with watchdog.guard(LIMITS.hard_seconds + GRACE_SECONDS):
+            return function(*args, **kwargs)
+
+    return await asyncio.to_thread(guarded)
+
+
+class Turn:
+    """A place among so many at once. It is given back while a step waits for its next try, so that steps that fail
+    again and again do not keep the others waiting."""
+
+    def __init__(self, gate: asyncio.Semaphore) -> None:
+        self._gate = gate
+        self._held = False
+
+    async def take(self) -> None:
+        """Wait for a place; nothing if there is one already."""
+        if not self._held:
+            await self._gate.acquire()
+            self._held = True
+
+    def give(self) -> None:
+        """Give the place back; nothing if there is none."""
+        if self._held:
+            self._held = False
+            self._gate.release()
+
+
+@asynccontextmanager
+async def place(gate: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Within this block, call a step: it has a place from the start, which does not count against its time limit."""
+    turn = Turn(gate)
+    before = _turn.set(turn)
+    await turn.take()
+    try:
+        yield
+    finally:
+        turn.give()
+        _turn.reset(before)
 
 
 async def settled(running: Any) -> State[Any]:
@@ -117,18 +170,21 @@ class Watchdog:
         self._disarm = disarm or faulthandler.cancel_dump_traceback_later
         self._ends: dict[int, float] = {}
         self._numbers = count()
+        self._lock = threading.Lock()
 
     @contextmanager
     def guard(self, seconds: float) -> Iterator[None]:
         """Within this block, ``seconds`` may pass."""
         number = next(self._numbers)
-        self._ends[number] = time.monotonic() + seconds
-        self._set()
+        with self._lock:
+            self._ends[number] = time.monotonic() + seconds
+            self._set()
         try:
             yield
         finally:
-            del self._ends[number]
-            self._set()
+            with self._lock:
+                del self._ends[number]
+                self._set()
 
     def _set(self) -> None:
         if self._ends:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from prefect.logging import get_run_logger
 
 from aae.notify.outbox import deliver_pending
-from tasks.limits import step
+from tasks.limits import in_thread, step
 from tasks.resources import clock, stores
 
 
@@ -15,7 +13,7 @@ from tasks.resources import clock, stores
 async def deliver_notifications() -> int:
     """How many e-mails went out."""
     shared = stores()
-    delivered = await asyncio.to_thread(deliver_pending, shared.engine, shared.settings, clock=clock)
+    delivered = await in_thread(deliver_pending, shared.engine, shared.settings, clock=clock)
     log = get_run_logger()
     log.info("%s e-mails sent, %s failed", delivered.sent, delivered.failed)
     if delivered.stopped:

@@ -14,13 +14,26 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from aae.jobs.report import ReportOutcome, report_user
+from aae.jobs.report import ReportOutcome, lags, report_user
+from aae.model import Account
+from aae.storage import accounts
 from aae.storage.accounts import User
-from tasks.limits import settled, step
+from aae.storage.engine import reading
+from tasks.limits import in_thread, place, settled, step
 from tasks.resources import clock, stores
 
 REPORTS_AT_ONCE = 2
 """Drawing charts is work for the processor."""
+
+
+@step(name="choose-lagging", description="Accounts whose numbers do not yet cover the day to report on.")
+async def choose_lagging(users: list[User], day: date | None) -> list[Account]:
+    """Active accounts of these users whose reported day has ended since they were last fetched in full."""
+    now = clock()
+    with reading(stores().engine) as connection:
+        owned = accounts.list_accounts(connection, user_ids=[user.id for user in users])
+        through = accounts.data_through(connection)
+    return [one for one in owned if lags(one, through[one.id], now=now, day=day)]
 
 
 @step(
@@ -30,7 +43,7 @@ REPORTS_AT_ONCE = 2
 )
 async def write_report(user: User, day: date | None, dry_run: bool) -> ReportOutcome:
     """The report, kept once per user and day; in the UI as the artifact ``daily-report-<user id>``."""
-    outcome = await asyncio.to_thread(report_user, stores(), user, now=clock(), day=day, dry_run=dry_run)
+    outcome = await in_thread(report_user, stores(), user, now=clock(), day=day, dry_run=dry_run)
     get_run_logger().info("user %s, %s: %s", user.id, outcome.report_date, outcome.outcome)
     if outcome.markdown:
         await acreate_markdown_artifact(
@@ -46,7 +59,7 @@ async def write_reports(users: Sequence[User], day: date | None, dry_run: bool) 
     gate = asyncio.Semaphore(REPORTS_AT_ONCE)
 
     async def one(user: User) -> ReportOutcome | str:
-        async with gate:
+        async with place(gate):
             state = await settled(write_report(user, day, dry_run, return_state=True))
         result = await state.aresult(raise_on_failure=False)
         return result if isinstance(result, ReportOutcome) else f"user {user.id}: {state.message}"

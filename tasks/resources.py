@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from weakref import WeakKeyDictionary
 
 from prefect.runtime import flow_run
 
@@ -29,6 +31,33 @@ def stores() -> Stores:
 
 @asynccontextmanager
 async def platforms() -> AsyncIterator[Context]:
-    """The stores and the ad platforms, for the length of one step."""
-    async with open_context(load(), clock) as context:
-        yield context
+    """The stores and the ad platforms, for the length of one step.
+
+    Steps that overlap share one door to the network: a platform's pace and pauses count for the whole process.
+    """
+    shared = _shared.setdefault(asyncio.get_running_loop(), _Shared())
+    async with shared.lock:
+        if shared.context is None:
+            shared.context = await shared.stack.enter_async_context(open_context(load(), clock))
+        shared.users += 1
+    try:
+        yield shared.context
+    finally:
+        async with shared.lock:
+            shared.users -= 1
+            if shared.users == 0:
+                shared.context = None
+                await shared.stack.aclose()
+
+
+class _Shared:
+    """The open door of one event loop, and how many steps are using it."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.stack = AsyncExitStack()
+        self.context: Context | None = None
+        self.users = 0
+
+
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = WeakKeyDictionary()

@@ -16,19 +16,10 @@ from prefect.states import Completed, Failed
 from aae.jobs import tokens
 from aae.jobs.tokens import TokenResult
 from aae.model import Account
-from aae.storage import accounts as account_table
-from aae.storage.engine import reading
-from tasks.limits import settled, step
+from tasks.limits import place, settled, step
 from tasks.resources import clock, platforms, run_id, stores
 
 CHECKS_AT_ONCE = 16
-
-
-@step(name="choose-tokens", description="The accounts whose tokens are worth checking.")
-async def choose_tokens(ids: list[int] | None, users: list[int] | None) -> list[Account]:
-    """Active accounts, and paused ones whose owner has connected them again since."""
-    with reading(stores().engine) as connection:
-        return account_table.accounts_to_check(connection, ids=ids, user_ids=users)
 
 
 @step(
@@ -51,7 +42,7 @@ async def check_tokens(chosen: Sequence[Account], within_hours: float, dry_run: 
     gate = asyncio.Semaphore(CHECKS_AT_ONCE)
 
     async def one(account: Account) -> TokenResult:
-        async with gate:
+        async with place(gate):
             state = await settled(check_token(account, within_hours, dry_run, return_state=True))
         result = await state.aresult(raise_on_failure=False)
         if isinstance(result, TokenResult):

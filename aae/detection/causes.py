@@ -105,6 +105,11 @@ class LateAccount:
     hours: float | None
 
 
+def is_late(data_through: datetime | None, *, now: datetime) -> bool:
+    """Whether numbers that are complete up to ``data_through`` (None: never fetched) are too old to judge by."""
+    return data_through is None or now - data_through > LATE_AFTER
+
+
 def late_accounts(frames: Sequence[AccountFrames], *, now: datetime) -> list[LateAccount]:
     """Active accounts whose numbers are too old to judge."""
     late = []

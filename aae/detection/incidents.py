@@ -72,6 +72,7 @@ def reconcile(
     *,
     now: datetime,
     judged_accounts: Collection[int],
+    fresh_accounts: Collection[int] | None = None,
 ) -> list[Change]:
     """The changes that make the stored incidents agree with what was found.
 
@@ -81,6 +82,7 @@ def reconcile(
         recently_resolved: The user's resolved ones, at least those younger than the cool-down.
         now: The moment of judging.
         judged_accounts: Ids of the accounts that were judged: the others' silence means nothing.
+        fresh_accounts: Those of them with numbers not judged before: the same silence counts once. None: all.
     """
     findings = _distinct(findings)
     waiting = {incident.id: incident for incident in open_incidents}
@@ -103,8 +105,9 @@ def reconcile(
         else:
             changes.append(Change("open", finding, None, True, "opened", finding.severity))
     judged = set(judged_accounts)
+    fresh = judged if fresh_accounts is None else set(fresh_accounts)
     for incident in waiting.values():
-        if set(incident.accounts) <= judged and incident.updated_at < now:
+        if set(incident.accounts) <= judged and not fresh.isdisjoint(incident.accounts) and incident.updated_at < now:
             wider = any(_related(finding, incident) for finding in findings)
             changes.append(_unseen(incident, now, covered=wider))
     return changes

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from sqlalchemy import Connection
 
-from aae.detection import Change, Finding, OpenIncident, detect, late_accounts, reconcile
+from aae.detection import Change, Finding, OpenIncident, detect, is_late, reconcile
 from aae.detection.incidents import COOL_DOWN, State
 from aae.frames import AccountFrames
 from aae.jobs.context import Stores
@@ -71,17 +71,20 @@ def detect_user(
     with reading(stores.engine) as connection:
         owned = accounts.list_accounts(connection, user_ids=[user.id])
         versions = accounts.data_versions(connection)
+        through = accounts.data_through(connection)
     if not owned:
         return DetectionOutcome(user.id, user.name, "no accounts")
-    if not (again or dry_run) and all(seen >= data for data, seen in (versions[one.id] for one in owned)):
-        return DetectionOutcome(user.id, user.name, "unchanged")
+    late = {one.id for one in owned if is_late(through[one.id], now=now)}
+    told_late = tuple(str(one) for one in owned if one.id in late)
+    moved = {one.id for one in owned if again or versions[one.id][0] > versions[one.id][1]}
+    if not moved and not dry_run:
+        return DetectionOutcome(user.id, user.name, "unchanged", late=told_late)
     frames = [read_hot_frames(stores, one, now=now, version=versions[one.id][0]) for one in owned]
     findings = detect(frames, now=now, sensitivity=sensitivity)
-    late = late_accounts(frames, now=now)
     changes: Sequence[Change] = ()
     if not dry_run:
-        judged = {one.id for one in owned} - {entry.account.id for entry in late}
-        changes = _keep(stores, user, frames, findings, judged, now=now)
+        judged = {one.id for one in owned} - late
+        changes = _keep(stores, user, frames, findings, judged=judged, moved=moved, now=now)
     kinds = [change.kind for change in changes]
     return DetectionOutcome(
         user.id,
@@ -91,7 +94,7 @@ def detect_user(
         opened=kinds.count("open") + kinds.count("reopen"),
         escalated=kinds.count("escalate"),
         resolved=kinds.count("resolve"),
-        late=tuple(str(entry.account) for entry in late),
+        late=told_late,
     )
 
 
@@ -100,8 +103,9 @@ def _keep(
     user: User,
     frames: Sequence[AccountFrames],
     findings: Sequence[Finding],
-    judged: set[int],
     *,
+    judged: set[int],
+    moved: set[int],
     now: datetime,
 ) -> list[Change]:
     with stores.engine.begin() as connection:
@@ -113,6 +117,7 @@ def _keep(
             [_as_open(row) for row in ended_rows],
             now=now,
             judged_accounts=judged,
+            fresh_accounts=moved,
         )
         before = {row.id: row for row in (*open_rows, *ended_rows)}
         news = [told for change in changes if (told := _apply(connection, change, before, now=now)) is not None]

@@ -8,11 +8,13 @@ unless the failure concerns the whole account.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import pandas as pd
+from sqlalchemy.exc import SQLAlchemyError
 
 from aae.deadline import NEVER, Deadline
 from aae.errors import AaeError, Bug, Reauthorize, Retry, Skip, Throttled
@@ -22,8 +24,11 @@ from aae.jobs.context import Context, Stores
 from aae.jobs.planning import plan_account
 from aae.model import METRIC_COLUMNS, Account, Granularity, Slice, Token, Totals
 from aae.platforms.base import Connector
+from aae.platforms.google.wire import EXPIRED
 from aae.storage import accounts, fetches, metrics
 from aae.storage.engine import reading
+
+R = TypeVar("R")
 
 DRIFT_ALARM = 0.01
 """Leaf sums further than this from the platform's own totals are said aloud (requirement: error below 1 %)."""
@@ -31,6 +36,9 @@ DRIFT_ALARM = 0.01
 HOT_DAILY_DAYS = 70
 HOT_HOURLY_DAYS = 36
 """What detection (28 days of history behind the judged ones) and reports (28-day trends) look back on."""
+
+WORTH_WAITING_SECONDS = 900
+"""A throttle that ends within a step's retries (3 x 300 s) is waited for; a longer one is left to a later run."""
 
 FRAMES_TTL_SECONDS = 24 * 3600
 """Longer than the gap between two fetches; a frame whose version is old is never used anyway."""
@@ -122,7 +130,7 @@ def read_hot_frames(stores: Stores, account: Account, *, now: datetime, version:
     if version is not None and (cached := stores.cache.get_frames(account, version)) is not None:
         return cached
     today = account.local_day(now)
-    with reading(stores.engine) as connection:
+    with reading(stores.engine, snapshot=True) as connection:
         frames = metrics.read_frames(
             connection,
             account.id,
@@ -142,67 +150,93 @@ class _AccountFetch:
         self._connector = context.connectors[account.platform]
         self._clock = clock
         self._run_id = run_id
+        self._token: Token | None = None
+        self._remaining = 0
         self._outcome = AccountOutcome(account.id, str(account), account.name, account.platform, "stored")
 
     async def run(self, pieces: Sequence[Slice] | None, deadline: Deadline) -> AccountOutcome:
         begun, calls = self._clock(), self._calls()
-        if pieces is None:
-            todo = plan(self._context, self._account, self._connector, now=begun, run_id=self._run_id)
-        else:
-            todo = _not_done_by(self._context, self._account, pieces, self._run_id)
-        self._outcome = replace(self._outcome, slices=len(todo))
         try:
+            todo = await asyncio.to_thread(self._todo, pieces, begun)
+            self._outcome = replace(self._outcome, slices=len(todo))
             await self._fetch_all(todo, deadline, begun)
-        except AaeError as error:
-            await asyncio.to_thread(self._give_up, error)
-        if self._stored_something or not self._outcome.owes:
-            await asyncio.to_thread(
-                publish, self._context, self._account, begun, complete=self._outcome.outcome == "stored"
-            )
+        except (AaeError, SQLAlchemyError) as error:
+            await asyncio.to_thread(self._give_up, _meaning(error))
+        complete = self._outcome.outcome == "stored" and pieces is None
+        if self._stored_something or complete:
+            await asyncio.to_thread(publish, self._context, self._account, begun, complete=complete)
         seconds = round((self._clock() - begun).total_seconds(), 3)
         return replace(self._outcome, calls=self._calls() - calls, seconds=seconds)
 
-    async def _fetch_all(self, pieces: Sequence[Slice], deadline: Deadline, begun: datetime) -> None:
-        token = await tokens.usable_token(self._context, self._account, now=begun, run_id=self._run_id)
-        listing = await self._connector.list_entities(self._account, token)
-        await asyncio.to_thread(_store_entities, self._context, self._account, listing, begun)
-        for number, piece in enumerate(pieces):
-            if deadline.passed:
-                self._owe(len(pieces) - number, "The soft time limit was reached; the rest is owed.", retry=False)
-                return
-            await self._fetch_slice(token, piece)
+    def _todo(self, pieces: Sequence[Slice] | None, begun: datetime) -> list[Slice]:
+        if pieces is None:
+            return plan(self._context, self._account, self._connector, now=begun, run_id=self._run_id)
+        return _not_done_by(self._context, self._account, pieces, self._run_id)
 
-    async def _fetch_slice(self, token: Token, piece: Slice) -> None:
+    async def _fetch_all(self, pieces: Sequence[Slice], deadline: Deadline, begun: datetime) -> None:
+        self._remaining = len(pieces)
+        listing = await self._with_token(lambda token: self._connector.list_entities(self._account, token))
+        await asyncio.to_thread(_store_entities, self._context, self._account, listing, begun)
+        for piece in pieces:
+            if deadline.passed:
+                self._owe(self._remaining, "The soft time limit was reached; the rest is owed.", retry=False)
+                return
+            await self._fetch_slice(piece)
+            self._remaining -= 1
+
+    async def _fetch_slice(self, piece: Slice) -> None:
         """One slice, stored and recorded; a failure that concerns only this slice is recorded and owed."""
         started, calls = self._clock(), self._calls()
         try:
-            pages = [page async for page in self._connector.fetch_metrics(self._account, token, piece)]
-            frame = pd.concat(pages, ignore_index=True) if pages else empty_metrics()
-            truth = None
-            if piece.granularity is Granularity.DAILY:
-                truth = await self._connector.fetch_totals(self._account, token, piece)
-        except (Retry, Skip, Bug) as error:
-            await asyncio.to_thread(self._record_failure, piece, error, started)
-            if isinstance(error, Throttled):
+            frame, truth = await self._with_token(lambda token: self._ask(token, piece))
+            await asyncio.to_thread(self._store, piece, frame, truth, started=started, calls=self._calls() - calls)
+        except (Retry, Skip, Bug, SQLAlchemyError) as error:
+            meaning = _meaning(error)
+            await asyncio.to_thread(self._record_failure, piece, meaning, started)
+            if isinstance(meaning, Throttled):
                 raise
-            self._owe(1, str(error), retry=isinstance(error, Retry))
-            return
-        await asyncio.to_thread(self._store, piece, frame, truth, started=started, calls=self._calls() - calls)
+            self._owe(1, str(meaning), retry=isinstance(meaning, Retry))
+
+    async def _ask(self, token: Token, piece: Slice) -> tuple[pd.DataFrame, Totals | None]:
+        """The slice's rows, and by day the platform's own totals to hold them against."""
+        pages = [page async for page in self._connector.fetch_metrics(self._account, token, piece)]
+        frame = pd.concat(pages, ignore_index=True) if pages else empty_metrics()
+        if piece.granularity is Granularity.HOURLY:
+            return frame, None
+        return frame, await self._connector.fetch_totals(self._account, token, piece)
+
+    async def _with_token(self, ask: Callable[[Token], Awaitable[R]]) -> R:
+        """Ask with a token that lasts; once more with a new one if the platform has ended it early."""
+        context, account = self._context, self._account
+        self._token = await tokens.usable_token(context, account, now=self._clock(), run_id=self._run_id)
+        try:
+            return await ask(self._token)
+        except Retry as error:
+            if error.code not in EXPIRED:
+                raise
+            self._token = None
+            self._token = await tokens.renewed_token(context, account, now=self._clock(), run_id=self._run_id)
+            return await ask(self._token)
 
     def _store(self, piece: Slice, frame: pd.DataFrame, truth: Totals | None, *, started: datetime, calls: int) -> None:
         sums = totals_of(frame)
         drift = reconcile(sums, truth)
         rules = self._connector.rules
         with self._context.engine.begin() as connection:
-            stored = metrics.store_slice(
-                connection,
-                self._account,
-                piece,
-                frame,
-                attribution=rules.attribution,
-                run_id=self._run_id,
-                now=self._clock(),
-            )
+            try:
+                stored = metrics.store_slice(
+                    connection,
+                    self._account,
+                    piece,
+                    frame,
+                    attribution=rules.attribution,
+                    run_id=self._run_id,
+                    now=self._clock(),
+                )
+            except ValueError as error:
+                raise Bug(
+                    f"The {self._account.platform} connector gave rows that cannot be stored: {error}."
+                ) from error
             fetches.record(
                 connection,
                 account_id=self._account.id,
@@ -246,19 +280,17 @@ class _AccountFetch:
 
     def _give_up(self, error: AaeError) -> None:
         """The whole account failed: say how, and pause it if only its owner can help."""
-        if isinstance(error, Reauthorize):
-            with reading(self._context.engine) as connection:
-                token = accounts.read_token(connection, self._context.vault, self._account.id)
-                active = accounts.list_accounts(connection, ids=[self._account.id])
-            if active:
-                now = self._clock()
-                tokens.declare_dead(self._context, self._account, token, error, now=now, run_id=self._run_id)
+        now = self._clock()
+        # Without a token in hand the check that failed has declared it dead already.
+        if isinstance(error, Reauthorize) and self._token is not None:
+            tokens.declare_dead(self._context, self._account, self._token, error, now=now, run_id=self._run_id)
+        soon = not isinstance(error, Throttled) or (error.until - now).total_seconds() < WORTH_WAITING_SECONDS
         self._outcome = replace(
             self._outcome,
             outcome=outcome_of(error),
-            owed=max(self._outcome.owed, 1),
+            owed=self._outcome.owed + max(self._remaining, 1),
             detail=str(error),
-            retry=isinstance(error, Retry) and not isinstance(error, Throttled),
+            retry=isinstance(error, Retry) and soon,
             throttled_until=error.until.isoformat() if isinstance(error, Throttled) else None,
         )
 
@@ -331,6 +363,13 @@ def _not_done_by(stores: Stores, account: Account, pieces: Sequence[Slice], run_
             if window.run_id == run_id
         }
     return [piece for piece in pieces if (piece.granularity, piece.since, piece.until) not in done]
+
+
+def _meaning(error: AaeError | SQLAlchemyError) -> AaeError:
+    """Trouble with the database is worth another try; its own words may hold values, so only its kind is told."""
+    if isinstance(error, AaeError):
+        return error
+    return Retry(f"The database did not do its part ({type(error).__name__}).")
 
 
 def outcome_of(error: AaeError) -> str:

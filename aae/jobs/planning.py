@@ -5,7 +5,9 @@ a local day is *settled* once a fetch that covered it was stored after the day h
 
 - the recent days, always;
 - every day of the history window that is not settled;
-- once a day, the whole window in which the platform still restates its numbers.
+- once a day, every day of the window in which the platform still restates its numbers.
+
+A run that starts over, or is tried again, leaves out the days that it has settled itself.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def plan_account(
     now: datetime,
     run_id: str | None = None,
 ) -> list[Slice]:
-    """What this account owes at ``now``, newest days last; what ``run_id`` itself stored already is left out."""
+    """What this account owes at ``now``, newest days last; what ``run_id`` itself settled is left out."""
     today = account.local_day(now)
     pieces: list[Slice] = []
     for granularity, recent, history in (
@@ -41,10 +43,12 @@ def plan_account(
         windows = stored.get(granularity, ())
         wanted = set(_last(recent, today))
         wanted.update(day for day in _last(history, today) if not _settled(day, account, windows))
-        if granularity is Granularity.DAILY and _restatement_due(today, rules, windows, now):
-            wanted.update(_last(rules.restatement_days, today))
-        done = [window for window in windows if run_id is not None and window.run_id == run_id]
-        wanted = {day for day in wanted if not any(window.covers(day) for window in done)}
+        if granularity is Granularity.DAILY:
+            fresh = [window for window in windows if window.finished_at >= _last_boundary(now)]
+            restated = _last(rules.restatement_days, today)
+            wanted.update(day for day in restated if not any(window.covers(day) for window in fresh))
+        own = [window for window in windows if run_id is not None and window.run_id == run_id]
+        wanted = {day for day in wanted if not _settled(day, account, own)}
         pieces += to_slices(account.id, granularity, wanted, rules)
     return pieces
 
@@ -87,9 +91,6 @@ def _settled(day: date, account: Account, windows: Sequence[StoredWindow]) -> bo
     return any(window.covers(day) and window.finished_at >= ended for window in windows)
 
 
-def _restatement_due(today: date, rules: Rules, windows: Sequence[StoredWindow], now: datetime) -> bool:
+def _last_boundary(now: datetime) -> datetime:
     boundary = datetime.combine(now.astimezone(UTC).date(), RESTATE_AFTER)
-    if boundary > now:
-        boundary -= timedelta(days=1)
-    oldest = today - timedelta(days=rules.restatement_days - 1)
-    return not any(window.covers(oldest) and window.finished_at >= boundary for window in windows)
+    return boundary if boundary <= now else boundary - timedelta(days=1)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 from aae.jobs.context import Stores
 from aae.jobs.fetch import read_hot_frames
 from aae.jobs.telling import tell
-from aae.model import Account, AccountStatus, Granularity
+from aae.model import Account, AccountStatus
 from aae.notify import messages
 from aae.reporting import IncidentNote, Report, build_report, render_csv, render_html, render_markdown
 from aae.storage import accounts, fetches, incidents, reports
@@ -40,6 +40,13 @@ class ReportOutcome:
     files: tuple[str, ...] = ()
 
 
+def lags(account: Account, through: datetime | None, *, now: datetime, day: date | None) -> bool:
+    """Whether numbers that reach ``through`` do not cover the account's reported day, although that has ended."""
+    reported = day or account.local_day(now) - timedelta(days=1)
+    ended = datetime.combine(reported + timedelta(days=1), time(), tzinfo=account.zone)
+    return ended <= now and (through is None or through < ended)
+
+
 def report_user(stores: Stores, user: User, *, now: datetime, day: date | None, dry_run: bool) -> ReportOutcome:
     """Write the report on ``day`` (the user's yesterday without it), unless it is there already.
 
@@ -57,11 +64,13 @@ def report_user(stores: Stores, user: User, *, now: datetime, day: date | None, 
         incidents=_incidents(stores, user, now),
         now=now,
         report_date=day,
-        drift=_drift(stores, owned),
+        drift=_drift(stores, owned, now=now, day=day),
     )
     with reading(stores.engine) as connection:
-        if not dry_run and reports.exists(connection, user_id=user.id, report_date=report.report_date):
-            return _outcome(user, report, "exists")
+        kept = None if dry_run else reports.get(connection, user_id=user.id, report_date=report.report_date)
+    if kept is not None:
+        files = _write_files(stores, user, report.report_date, kept.html, kept.csv)
+        return _outcome(user, report, "exists", files=files)
     markdown = render_markdown(report)
     if dry_run:
         return _outcome(user, report, "previewed", markdown=markdown)
@@ -87,9 +96,14 @@ def _keep(stores: Stores, user: User, report: Report, markdown: str, *, now: dat
             return _outcome(user, report, "exists")
         note = messages.daily_report(user_id=user.id, report=report, public_url=stores.settings.public_url)
         tell(connection, user, note, now=now)
-    stem = stores.settings.reports_dir / f"{report.report_date}-user-{user.id}"
-    files = [_write(stem.with_suffix(f".{kind}"), text) for kind, text in (("html", html), ("csv", csv))]
+    files = _write_files(stores, user, report.report_date, html, csv)
     return _outcome(user, report, "written", markdown=markdown, files=files)
+
+
+def _write_files(stores: Stores, user: User, day: date, html: str, csv: str) -> list[str]:
+    """The report's files; one that is there already stays (a run that was cut off after the transaction left none)."""
+    stem = stores.settings.reports_dir / f"{day}-user-{user.id}"
+    return [_write(stem.with_suffix(f".{kind}"), text) for kind, text in (("html", html), ("csv", csv))]
 
 
 def _incidents(stores: Stores, user: User, now: datetime) -> list[IncidentNote]:
@@ -114,15 +128,19 @@ def _incidents(stores: Stores, user: User, now: datetime) -> list[IncidentNote]:
     ]
 
 
-def _drift(stores: Stores, owned: Sequence[Account]) -> dict[int, Decimal]:
-    """How far each account's sums were from its platform's own in its latest daily fetch."""
+def _drift(stores: Stores, owned: Sequence[Account], *, now: datetime, day: date | None) -> dict[int, Decimal]:
+    """How far each account's sums for the day were from its platform's own when they were last stored."""
     with reading(stores.engine) as connection:
-        latest = {account.id: fetches.latest(connection, account.id).get(Granularity.DAILY) for account in owned}
-    return {key: Decimal(str(row.drift)) for key, row in latest.items() if row is not None and row.drift is not None}
+        found = {
+            one.id: fetches.drift_on(connection, one.id, day or one.local_day(now) - timedelta(days=1)) for one in owned
+        }
+    return {key: Decimal(str(drift)) for key, drift in found.items() if drift is not None}
 
 
 def _write(path: Path, text: str) -> str:
     """Atomically, readable by the owner only: a report is somebody's business."""
+    if path.exists():
+        return str(path)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(

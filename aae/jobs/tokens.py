@@ -7,6 +7,7 @@ looked at: compare-and-set on ``token_version`` decides every race with a re-aut
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,7 +18,7 @@ from aae.jobs.context import Context, Stores
 from aae.jobs.telling import tell
 from aae.model import Account, AccountStatus, Token
 from aae.notify import messages
-from aae.platforms.base import TokenState
+from aae.platforms.base import TokenCheck, TokenState
 from aae.storage import accounts
 from aae.storage.engine import reading
 
@@ -49,22 +50,28 @@ async def check_account(
     Raises:
         Retry: nobody can tell right now; recorded, the account untouched, worth trying again.
     """
-    with reading(context.engine) as connection:
-        token = accounts.read_token(connection, context.vault, account.id)
+    token = await asyncio.to_thread(_read, context, account)
     try:
         checked = await context.connectors[account.platform].check_token(account, token, now, within_hours=within_hours)
     except Reauthorize as error:
-        return declare_dead(context, account, token, error, now=now, run_id=run_id)
+        return await asyncio.to_thread(declare_dead, context, account, token, error, now=now, run_id=run_id)
     except Retry as error:
-        _log(context, account, token, "transient_failure", now=now, run_id=run_id, error=error)
+        await asyncio.to_thread(_log_failure, context, account, token, error, now=now, run_id=run_id)
         raise
+    return await asyncio.to_thread(_keep, context, account, token, checked, now=now, run_id=run_id)
+
+
+def _keep(
+    context: Context, account: Account, before: Token, checked: TokenCheck, *, now: datetime, run_id: str | None
+) -> TokenResult:
+    """Store the token that a check came back with, log it, and notice a recovery."""
     with context.engine.begin() as connection:
-        outcome, version = str(checked.state), token.version
+        outcome, version = str(checked.state), before.version
         if checked.state is TokenState.REFRESHED:
             won = accounts.replace_token(
-                connection, context.vault, account.id, checked.token, expected_version=token.version, now=now
+                connection, context.vault, account.id, checked.token, expected_version=before.version, now=now
             )
-            outcome, version = ("refreshed", token.version + 1) if won else ("lost_race", token.version)
+            outcome, version = ("refreshed", before.version + 1) if won else ("lost_race", before.version)
         accounts.log_refresh(
             connection,
             account_id=account.id,
@@ -74,61 +81,68 @@ async def check_account(
             expires_at=checked.token.expires_at,
             run_id=run_id,
         )
-        recovered = _notice_recovery(connection, context, account, version, now=now, run_id=run_id)
+        recovered = outcome != "lost_race" and _notice_recovery(
+            connection, context, account, version, now=now, run_id=run_id
+        )
     return _result(account, "recovered" if recovered else outcome, checked.token.expires_at)
 
 
 def preview(stores: Stores, account: Account, *, now: datetime, within_hours: float) -> TokenResult:
     """What a check would do with the token (``would_refresh`` or ``would_probe``); nothing is asked or stored."""
-    with reading(stores.engine) as connection:
-        token = accounts.read_token(connection, stores.vault, account.id)
+    token = _read(stores, account)
     soon = token.expires_at is not None and token.expires_at <= now + timedelta(hours=within_hours)
     return _result(account, "would_refresh" if soon else "would_probe", token.expires_at)
 
 
 async def usable_token(context: Context, account: Account, *, now: datetime, run_id: str | None) -> Token:
-    """The account's token, refreshed first if it would not outlive the next few minutes.
+    """The account's token, checked first if it ends within minutes or if its owner still believes it dead.
 
     Raises:
         Reauthorize: it is dead; the account is paused and its owner told.
         Retry: it needs a refresh and the platform cannot be reached.
     """
-    with reading(context.engine) as connection:
-        token = accounts.read_token(connection, context.vault, account.id)
-    if token.expires_at is None or (token.expires_at - now).total_seconds() > USABLE_HOURS * 3600:
-        return token
+    token, believed_dead = await asyncio.to_thread(_read_with_doubt, context, account)
+    lasts = token.expires_at is None or (token.expires_at - now).total_seconds() > USABLE_HOURS * 3600
+    return token if lasts and not believed_dead else await renewed_token(context, account, now=now, run_id=run_id)
+
+
+async def renewed_token(context: Context, account: Account, *, now: datetime, run_id: str | None) -> Token:
+    """The account's token after a check, which refreshes it if it ends within minutes or its platform refuses it.
+
+    Raises:
+        Reauthorize, Retry: as :func:`usable_token`.
+    """
     result = await check_account(context, account, now=now, run_id=run_id, within_hours=USABLE_HOURS)
     if result.outcome == "permanent_failure":
         raise Reauthorize(result.detail or "The account must be connected again.")
-    with reading(context.engine) as connection:
-        return accounts.read_token(connection, context.vault, account.id)
+    return await asyncio.to_thread(_read, context, account)
 
 
 def declare_dead(
     context: Context, account: Account, token: Token, error: Reauthorize, *, now: datetime, run_id: str | None
 ) -> TokenResult:
-    """Pause the account and tell its owner, once, in one transaction; unless its token has been replaced meanwhile."""
+    """Pause the account and tell its owner, once, in one transaction; unless ``token`` has been replaced meanwhile."""
     expired = token.expires_at is not None and token.expires_at <= now
     status = AccountStatus.EXPIRED if expired else AccountStatus.REVOKED
     with context.engine.begin() as connection:
-        if accounts.read_token(connection, context.vault, account.id).version != token.version:
+        if not accounts.pause_dead(connection, account.id, status, str(error), token_version=token.version, now=now):
             return _result(account, "lost_race", None, "The account was connected again meanwhile.")
-        accounts.set_status(connection, account.id, status, str(error), now=now)
-        accounts.log_refresh(
-            connection,
-            account_id=account.id,
-            at=now,
-            outcome="permanent_failure",
-            token_version=token.version,
-            expires_at=token.expires_at,
-            error_code=error.code,
-            detail=str(error),
-            run_id=run_id,
-        )
-        note = messages.token_expired(
-            account, reason=str(error), token_version=token.version, public_url=context.settings.public_url
-        )
-        _tell_owner(connection, account, note, now=now)
+        if accounts.last_failed_version(connection, account.id) != token.version:
+            accounts.log_refresh(
+                connection,
+                account_id=account.id,
+                at=now,
+                outcome="permanent_failure",
+                token_version=token.version,
+                expires_at=token.expires_at,
+                error_code=error.code,
+                detail=str(error),
+                run_id=run_id,
+            )
+            note = messages.token_expired(
+                account, reason=str(error), token_version=token.version, public_url=context.settings.public_url
+            )
+            _tell_owner(connection, account, note, now=now)
     return _result(account, "permanent_failure", token.expires_at, str(error))
 
 
@@ -137,9 +151,10 @@ def _notice_recovery(
 ) -> bool:
     """The token works: if its owner had been told that it was dead, resume the account and say so, once."""
     failed_version = accounts.last_failed_version(connection, account.id)
-    if failed_version is None:
+    if failed_version is None or version <= failed_version:
         return False
-    accounts.set_status(connection, account.id, AccountStatus.ACTIVE, None, now=now)
+    if not accounts.resume(connection, account.id, token_version=version, now=now):
+        return False
     accounts.log_refresh(
         connection, account_id=account.id, at=now, outcome="recovered", token_version=version, run_id=run_id
     )
@@ -153,15 +168,27 @@ def _tell_owner(connection: Connection, account: Account, note: messages.Notific
     tell(connection, owner, note, now=now)
 
 
-def _log(
-    context: Context, account: Account, token: Token, outcome: str, *, now: datetime, run_id: str | None, error: Retry
+def _read(stores: Stores, account: Account) -> Token:
+    with reading(stores.engine) as connection:
+        return accounts.read_token(connection, stores.vault, account.id)
+
+
+def _read_with_doubt(stores: Stores, account: Account) -> tuple[Token, bool]:
+    """The token, and whether its owner was told that it is dead and not yet that it works again."""
+    with reading(stores.engine) as connection:
+        token = accounts.read_token(connection, stores.vault, account.id)
+        return token, accounts.last_failed_version(connection, account.id) is not None
+
+
+def _log_failure(
+    stores: Stores, account: Account, token: Token, error: Retry, *, now: datetime, run_id: str | None
 ) -> None:
-    with context.engine.begin() as connection:
+    with stores.engine.begin() as connection:
         accounts.log_refresh(
             connection,
             account_id=account.id,
             at=now,
-            outcome=outcome,
+            outcome="transient_failure",
             token_version=token.version,
             expires_at=token.expires_at,
             error_code=error.code,

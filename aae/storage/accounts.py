@@ -243,6 +243,48 @@ def set_status(
     return changed.rowcount == 1
 
 
+def pause_dead(
+    connection: Connection,
+    account_id: int,
+    status: AccountStatus,
+    reason: str,
+    *,
+    token_version: int,
+    now: datetime,
+) -> bool:
+    """Pause the account whose token of this version is dead; False if that token has been replaced meanwhile.
+
+    An account that its operator has paused stays so.
+    """
+    return _set_status_if(connection, account_id, token_version, status=status, reason=reason, now=now)
+
+
+def resume(connection: Connection, account_id: int, *, token_version: int, now: datetime) -> bool:
+    """Let the account work again with its token of this version; False if that is no longer its token."""
+    return _set_status_if(connection, account_id, token_version, status=AccountStatus.ACTIVE, reason=None, now=now)
+
+
+def _set_status_if(
+    connection: Connection,
+    account_id: int,
+    token_version: int,
+    *,
+    status: AccountStatus,
+    reason: str | None,
+    now: datetime,
+) -> bool:
+    changed = connection.execute(
+        update(ad_accounts)
+        .where(
+            ad_accounts.c.id == account_id,
+            ad_accounts.c.token_version == token_version,
+            ad_accounts.c.status != AccountStatus.PAUSED.value,
+        )
+        .values(status=status.value, status_reason=reason and fit(reason, 500), updated_at=now)
+    )
+    return changed.rowcount == 1
+
+
 def log_refresh(
     connection: Connection,
     *,
@@ -373,6 +415,12 @@ def data_versions(connection: Connection) -> dict[int, tuple[int, int]]:
     """Account id to (data version, the version detection has seen)."""
     query = select(ad_accounts.c.id, ad_accounts.c.data_version, ad_accounts.c.detected_version)
     return {account_id: (data, detected) for account_id, data, detected in connection.execute(query)}
+
+
+def data_through(connection: Connection) -> dict[int, datetime | None]:
+    """Account id to the moment up to which its numbers are complete; None if they never were."""
+    query = select(ad_accounts.c.id, ad_accounts.c.data_through)
+    return {row.id: row.data_through for row in connection.execute(query)}
 
 
 def _account(row: Row[Any]) -> Account:

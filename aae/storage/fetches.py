@@ -131,6 +131,22 @@ def stored_windows(
     return [StoredWindow(**row._mapping) for row in rows]
 
 
+def drift_on(connection: Connection, account_id: int, day: date) -> float | None:
+    """How far the newest stored fetch of ``day`` was from the platform's own totals; None if nothing tells."""
+    return connection.execute(
+        select(fetches.c.drift)
+        .where(
+            fetches.c.account_id == account_id,
+            fetches.c.granularity == Granularity.DAILY.value,
+            fetches.c.outcome == "stored",
+            fetches.c.since <= day,
+            fetches.c.until >= day,
+        )
+        .order_by(fetches.c.id.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+
+
 def calls_by_platform(connection: Connection, run_id: str) -> dict[Platform, int]:
     """API calls made by one run; platforms it did not touch are absent."""
     rows = connection.execute(

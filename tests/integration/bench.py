@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ def bench(
         environment = httpx.get(f"{url}/_sandbox/settings").json() | {
             "AAE_DATABASE_URL": engine.url.render_as_string(hide_password=False),
             "AAE_REDIS_URL": redis_url,
+            "AAE_ENCRYPTION_KEYS": "test:" + base64.b64encode(bytes(range(32))).decode(),
             # Tests move the clock; an answer of a moment ago must not hide that.
             "AAE_FETCH__ANSWER_TTL_SECONDS": "0",
             **settings,

@@ -11,11 +11,12 @@ import redis
 from sqlalchemy import Engine, func, select
 
 from aae.deadline import Deadline
+from aae.errors import Reauthorize
 from aae.jobs.context import open_context, open_stores
 from aae.jobs.detect import detect_user
 from aae.jobs.report import report_user
-from aae.jobs.tokens import TokenResult, check_account
-from aae.model import Account, Platform
+from aae.jobs.tokens import TokenResult, check_account, declare_dead
+from aae.model import Account, Granularity, Platform, Slice
 from aae.sandbox import World
 from aae.storage import accounts, notifications
 from aae.storage.engine import reading
@@ -98,10 +99,60 @@ def test_conversions_that_arrive_late_are_fetched_again_and_every_change_is_on_r
     assert count(product, metric_revisions) > 0
 
 
-def test_a_run_that_starts_over_does_not_ask_again_for_what_it_stored(product: Bench) -> None:
+def test_a_run_that_starts_over_asks_again_only_for_the_day_that_goes_on(product: Bench) -> None:
     product.fetch("run-1")
     again = product.fetch("run-1")
-    assert sum(outcome.slices for outcome in again) == 0
+    assert {outcome.slices for outcome in again} == {2}
+
+
+def test_a_backfill_of_old_days_does_not_claim_that_the_numbers_are_complete_up_to_now(product: Bench) -> None:
+    account = product.accounts()[0]
+    day = ANCHOR.date() - timedelta(days=20)
+    (outcome,) = product.fetch("run-1", [account], pieces=[Slice(account.id, Granularity.DAILY, day, day)])
+    assert (outcome.outcome, outcome.slices) == ("stored", 1)
+    with reading(product.engine) as connection:
+        assert accounts.data_through(connection)[account.id] is None
+        assert accounts.data_versions(connection)[account.id] == (1, 0)
+
+
+def test_a_token_that_was_replaced_while_the_old_one_failed_pauses_nobody(product: Bench) -> None:
+    account = product.accounts(platforms=[Platform.META])[0]
+    stores = open_stores(product.settings)
+    with reading(product.engine) as connection:
+        old = accounts.read_token(connection, stores.vault, account.id)
+    product.connect()  # the owner connects again: a newer version
+
+    async def declare() -> TokenResult:
+        async with open_context(product.settings, product.now) as context:
+            error = Reauthorize("the old one is dead", code="190")
+            return declare_dead(context, account, old, error, now=product.now(), run_id="run")
+
+    assert asyncio.run(declare()).outcome == "lost_race"
+    assert account.id in {each.id for each in product.accounts()}
+    with reading(product.engine) as connection:
+        assert notifications.list_for(connection, account.user_id) == []
+
+
+def test_an_old_good_answer_does_not_revive_a_token_that_was_found_dead_since(product: Bench) -> None:
+    account = product.accounts(platforms=[Platform.META])[0]
+
+    async def play() -> TokenResult:
+        async with open_context(product.settings, product.now) as context:
+            with reading(product.engine) as connection:
+                token = accounts.read_token(connection, context.vault, account.id)
+            declare_dead(context, account, token, Reauthorize("dead"), now=product.now(), run_id="fetch")
+            return await check_account(context, account, now=product.now(), run_id="check", within_hours=0)
+
+    assert asyncio.run(play()).outcome == "still_valid"
+    assert account.id not in {each.id for each in product.accounts()}
+
+
+def test_a_google_token_that_the_platform_ends_early_is_replaced_on_the_way(product: Bench) -> None:
+    account = product.accounts(platforms=[Platform.GOOGLE])[0]
+    product.order("faults", name="google_token_expired", times=1, after=2, purpose="metrics")
+    (outcome,) = product.fetch("run-1", [account])
+    assert (outcome.outcome, outcome.owed) == ("stored", 0), outcome
+    assert [fault["struck"] for fault in product.control("faults")["active"]] == [1]
 
 
 def test_at_the_soft_limit_what_is_done_stays_and_the_rest_is_owed_and_caught_up_by_the_next_run(

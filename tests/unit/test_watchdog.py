@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
-from tasks.limits import Watchdog
+from tasks.limits import Turn, Watchdog
 
 
 def test_the_timer_follows_the_earliest_end_and_is_off_when_nothing_is_guarded() -> None:
@@ -36,3 +37,37 @@ def test_a_process_that_cannot_be_cancelled_is_ended_and_its_stack_is_in_the_log
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "the_stuck_place" in done.stderr
+
+
+def test_a_thread_stays_watched_after_nobody_waits_for_it_any_more() -> None:
+    program = textwrap.dedent("""
+        import asyncio, time
+        from tasks import limits
+        limits.LIMITS = limits.LIMITS.model_copy(update={"hard_seconds": 0.2})
+        limits.GRACE_SECONDS = 0.3
+        def the_hanging_call():
+            time.sleep(60)
+        async def step():
+            try:
+                async with asyncio.timeout(0.2):
+                    await limits.in_thread(the_hanging_call)
+            except TimeoutError:
+                print("cancelled on time", flush=True)
+        asyncio.run(step())
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert "cancelled on time" in done.stdout
+    assert done.returncode != 0
+    assert "the_hanging_call" in done.stderr
+
+
+async def test_a_place_is_given_back_while_a_step_waits_for_its_next_try() -> None:
+    gate = asyncio.Semaphore(1)
+    turn = Turn(gate)
+    await turn.take()
+    await turn.take()
+    assert gate.locked()
+    turn.give()
+    turn.give()
+    await asyncio.wait_for(gate.acquire(), 1)
+    assert gate.locked()

@@ -11,7 +11,7 @@ from prefect import State, Task, flow
 
 from aae.errors import AaeError, Bug, Reauthorize, Retry, Skip, Throttled, UserError
 from tasks import limits
-from tasks.limits import Incomplete, deadline, settled, step
+from tasks.limits import Incomplete, deadline, place, settled, step
 
 
 def quick(task: Task[..., Any], **more: Any) -> Task[..., Any]:
@@ -103,3 +103,29 @@ async def test_each_attempt_has_its_own_soft_limit_and_none_is_left_behind(monke
     assert state.is_completed()
     assert seen == [False, True, False, True]
     assert not deadline().passed
+
+
+async def test_a_step_that_fails_again_and_again_does_not_keep_the_others_waiting() -> None:
+    order = []
+
+    @step(name="bad", description="Always fails.")
+    async def bad() -> None:
+        order.append("bad")
+        raise Retry("down")
+
+    @step(name="good", description="Works.")
+    async def good() -> None:
+        order.append("good")
+
+    @flow(name="one-place")
+    async def around() -> None:
+        gate = asyncio.Semaphore(1)
+
+        async def one(task: Task[..., Any]) -> None:
+            async with place(gate):
+                await settled(task(return_state=True))
+
+        await asyncio.gather(one(bad.with_options(retry_delay_seconds=1, retries=1)), one(good))
+
+    await around()
+    assert order == ["bad", "good", "bad"]

@@ -63,10 +63,25 @@ def test_days_missed_during_an_outage_are_owed_and_so_is_the_day_that_was_only_p
     assert hourly == [date(2026, 11, day) for day in range(16, 23)]
 
 
-def test_a_run_that_starts_over_does_not_repeat_what_it_stored_itself() -> None:
+def test_a_run_that_starts_over_repeats_only_the_day_that_goes_on() -> None:
     stored = everything_until(NOW - timedelta(minutes=1), run_id="run")
-    assert plan(stored, run="run") == []
-    assert plan(stored, run="another") != []
+    assert {day for piece in plan(stored, run="run") for day in piece.days} == {NOW.date()}
+    assert len(days_of(plan(stored, run="another"), Granularity.DAILY)) == 3
+
+
+def test_a_day_stored_before_it_ended_is_asked_for_again_by_a_try_after_midnight() -> None:
+    before_midnight = datetime(2026, 11, 21, 23, 58, tzinfo=UTC)
+    stored = everything_until(before_midnight, run_id="run")
+    again = plan(stored, now=before_midnight + timedelta(minutes=7), run="run")
+    assert set(days_of(again, Granularity.HOURLY)) == {date(2026, 11, 21), date(2026, 11, 22)}
+
+
+def test_restatement_slices_that_failed_are_still_owed_by_the_next_try() -> None:
+    stored = everything_until(NOW.replace(hour=11))
+    oldest = StoredWindow(date(2026, 10, 26), date(2026, 11, 1), NOW.replace(hour=12, minute=5), "run")
+    stored[Granularity.DAILY].append(oldest)
+    days = days_of(plan(stored), Granularity.DAILY)
+    assert days == [date(2026, 11, 2) + timedelta(days=n) for n in range(21)]
 
 
 def test_yesterday_is_decided_by_the_account_and_not_by_utc() -> None:

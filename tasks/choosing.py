@@ -1,0 +1,49 @@
+"""Choosing what a run is about, by its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from aae.errors import UserError
+from aae.model import Account, Platform
+from aae.storage import accounts
+from aae.storage.accounts import User
+from aae.storage.engine import reading
+from tasks.limits import step
+from tasks.resources import stores
+
+
+@step(name="choose-accounts", description="The ad accounts that this run is about.")
+async def choose_accounts(
+    ids: list[int] | None = None, users: list[int] | None = None, platforms: list[Platform] | None = None
+) -> list[Account]:
+    """Active accounts, and paused ones whose owner has connected them again since; every parameter given must hold.
+
+    Raises:
+        UserError: an account or user was asked for that does not exist or is not active.
+    """
+    with reading(stores().engine) as connection:
+        found = accounts.accounts_to_check(connection, ids=ids or None, user_ids=users or None)
+        known = accounts.list_users(connection, ids=users or None)
+    _refuse_unknown("user", users, {user.id for user in known})
+    _refuse_unknown("account", ids, {account.id for account in found})
+    return [account for account in found if not platforms or account.platform in platforms]
+
+
+@step(name="choose-users", description="The active users that this run is about.")
+async def choose_users(ids: list[int] | None) -> list[User]:
+    """Users by their ids; all active ones without any.
+
+    Raises:
+        UserError: no active user has one of the ids.
+    """
+    with reading(stores().engine) as connection:
+        found = accounts.list_users(connection, ids=ids or None)
+    _refuse_unknown("user", ids, {user.id for user in found})
+    return found
+
+
+def _refuse_unknown(kind: str, wanted: list[int] | None, found: Collection[int]) -> None:
+    if missing := set(wanted or ()) - set(found):
+        ids = ", ".join(map(str, sorted(missing)))
+        raise UserError(f"No active {kind} has the id {ids}; see 'aae accounts list'.")
