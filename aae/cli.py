@@ -481,8 +481,8 @@ def _prefect(settings: Settings) -> PrefectApi:
         raise UserError("No Prefect server is known: start one with aae up, or set PREFECT_API_URL.")
     return PrefectApi(
         settings.prefect_api_url,
-        auth_string=os.environ.get("PREFECT_API_AUTH_STRING"),
-        api_key=os.environ.get("PREFECT_API_KEY"),
+        auth_string=settings.prefect_api_auth_string.get_secret_value() or None,
+        api_key=settings.prefect_api_key.get_secret_value() or None,
     )
 
 

@@ -7,44 +7,139 @@ Read from the environment (prefix ``AAE_``, nested with two underscores: ``AAE_M
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import urlsplit, urlunsplit
+from typing import Annotated, Final, Literal
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from dotenv import dotenv_values
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from aae.errors import UserError
 from aae.model import Platform
 
+_PREFIX: Final = "AAE_"
+_NO_SETTINGS: Final = frozenset({"AAE_DEBUG", "AAE_PROJECT_DIR", "AAE_STACK"})
+"""Variables of ours that are not read here: by the command line, prefect.yaml and the embedded stack."""
+
+_LAST_REDIS_DATABASE: Final = 15
+"""Redis and Valkey have 16 databases unless their ``databases`` setting says otherwise."""
+
+# As SQLAlchemy reads URLs: what a password may hold unescaped is its business.
+_MYSQL_URL: Final = re.compile(
+    r"mysql\+pymysql://(?:[^:/]*(?::[^@]*)?@)?(?:\[[^/?]+\]|[^/:?]+)?(?::(?P<port>[^/?]*))?(?:/(?P<name>[^?]*))?(?:\?.*)?"
+)
+
+
+def _split(value: str, *schemes: str) -> SplitResult:
+    """The parts of an address. Its text stays out of every message: there may be a password in it."""
+    begins = " or ".join(f"{scheme}://" for scheme in schemes)
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("its host or port is not one (a password's special characters must be %-encoded)") from None
+    if parts.scheme not in schemes:
+        raise ValueError(f"must begin with {begins}")
+    return parts
+
 
 def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
+    if not _split(value, "http", "https").hostname:
         raise ValueError("must be an http:// or https:// address")
     return value.rstrip("/")
+
+
+def _optional_http_url(value: str) -> str:
+    return _http_url(value) if value else value
 
 
 def _database_url(value: str) -> str:
     if value and not value.startswith(("sqlite:///", "mysql+pymysql://")):
         raise ValueError("must begin with mysql+pymysql:// or sqlite:///")
+    if value.startswith("mysql"):
+        parts = _MYSQL_URL.fullmatch(value)
+        port = parts and parts["port"]
+        if parts is None or (port is not None and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536)):
+            raise ValueError("its port must be a number from 1 to 65535")
+        if not parts["name"]:
+            raise ValueError("must name a database after the host, like mysql+pymysql://user:password@host:3306/aae")
     return value
 
 
 def _redis_url(value: str) -> str:
-    if value and not value.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
+    if value:
+        parts = _split(value, "redis", "rediss", "unix")
+        if parts.scheme == "unix" and not parts.path:
+            raise ValueError("must name the socket's file, like unix:///run/redis.sock?db=0")
+        _redis_database(parts)
+    return value
+
+
+def _redis_database(parts: SplitResult) -> int:
+    """The number of the database; ``?db=`` wins over the path, as in redis-py."""
+    path = "" if parts.scheme == "unix" else parts.path.strip("/")
+    number = dict(parse_qsl(parts.query)).get("db", path) or "0"
+    if not re.fullmatch(r"[0-9]{1,9}", number):
+        raise ValueError("its database must be a number, like redis://host:6379/0")
+    return int(number)
+
+
+def _next_redis_database(url: str) -> str:
+    """The same server's next database.
+
+    Raises:
+        ValueError: it has none by default.
+    """
+    parts = urlsplit(url)
+    number = _redis_database(parts) + 1
+    if number > _LAST_REDIS_DATABASE:
+        raise ValueError(
+            f"AAE_REDIS_URL names Redis's last database ({number - 1}), so there is no next one for Prefect's results: "
+            "set AAE_RESULTS_URL to a database of its own"
+        )
+    others = [(name, each) for name, each in parse_qsl(parts.query, keep_blank_values=True) if name != "db"]
+    if parts.scheme == "unix":
+        return f"{url.partition('?')[0]}?{urlencode([*others, ('db', str(number))])}"
+    return urlunsplit(parts._replace(path=f"/{number}", query=urlencode(others)))
+
+
+def _smtp_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value()
+    if url and not _split(url, "smtp", "smtps").hostname:
+        raise ValueError("must name a host, like smtp://user:password@host:587")
+    return value
+
+
+def _one_line(value: str) -> str:
+    if not value.isprintable() or "@" not in value:
+        raise ValueError("must be an address on one line, like AAE Reports <reports@aae.example>")
     return value
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 
 
 class Part(BaseModel):
     """A group of settings; frozen like the whole, so that settings can be a key."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class MetaSettings(Part):
@@ -109,18 +204,20 @@ class FetchSettings(Part):
 class EmailSettings(Part):
     """How e-mail leaves the house."""
 
-    smtp_url: SecretStr = Field(
+    smtp_url: Annotated[SecretStr, AfterValidator(_smtp_url)] = Field(
         SecretStr(""),
         description="smtp://user:password@host:587 (STARTTLS) or smtps://...; empty: .eml files in the outbox folder",
     )
-    sender: str = Field("AAE Reports <reports@aae.example>", description="From address")
+    sender: Annotated[str, AfterValidator(_one_line)] = Field(
+        "AAE Reports <reports@aae.example>", description="From address"
+    )
 
 
 class Settings(BaseSettings):
     """All settings. Secrets are ``SecretStr``: they print as stars."""
 
     model_config = SettingsConfigDict(
-        env_prefix="AAE_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+        env_prefix=_PREFIX, env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
     )
 
     state_dir: Path = Field(Path(".aae"), description="Where the embedded parts keep their files")
@@ -129,12 +226,12 @@ class Settings(BaseSettings):
         repr=False,  # may hold a password
         description="mysql+pymysql://user:password@host/db?charset=utf8mb4; empty: SQLite in the state folder",
     )
-    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
+    redis_url: RedisUrl = Field(
         "",
         repr=False,  # may hold a password
         description="redis://host:6379/0; empty: the embedded server on loopback (aae up)",
     )
-    results_url: Annotated[str, AfterValidator(_redis_url)] = Field(
+    results_url: RedisUrl = Field(
         "",
         repr=False,
         description="Redis database of Prefect's results, of its own; empty: the one after redis_url's number",
@@ -144,10 +241,11 @@ class Settings(BaseSettings):
         description="id:base64-of-32-bytes, several separated by commas; the first encrypts, all decrypt. "
         "Empty: a key made once, in the key file",
     )
-    key_file: Path | None = Field(None, description="Where that key is kept; empty: encryption.key in the state folder")
+    key_file: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(
+        None, description="Where that key is kept; empty: encryption.key in the state folder"
+    )
     public_url: HttpUrl = Field("http://localhost:8000", description="The web platform, for links in e-mails")
     sensitivity: Literal["low", "medium", "high"] = Field("medium", description="How eagerly anomalies are reported")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the logs")
 
     meta: MetaSettings = MetaSettings()
     tiktok: TikTokSettings = TikTokSettings()
@@ -155,9 +253,22 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     fetch: FetchSettings = FetchSettings()
     email: EmailSettings = EmailSettings()
-    prefect_api_url: str = Field(
+    prefect_api_url: Annotated[str, AfterValidator(_optional_http_url)] = Field(
         "", validation_alias="PREFECT_API_URL", description="Prefect's own variable: where its API lives"
     )
+    prefect_api_auth_string: SecretStr = Field(
+        SecretStr(""), validation_alias="PREFECT_API_AUTH_STRING", description="Prefect's own: user:password"
+    )
+    prefect_api_key: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="PREFECT_API_KEY",
+        description="Prefect's own: a key, where a server asks for it",
+    )
+
+    @model_validator(mode="after")
+    def _results_have_a_place(self) -> Settings:
+        _ = self.resolved_results_url
+        return self
 
     @property
     def resolved_database_url(self) -> str:
@@ -169,8 +280,7 @@ class Settings(BaseSettings):
         """Where Prefect keeps the results of runs."""
         if self.results_url or not self.redis_url:
             return self.results_url
-        parts = urlsplit(self.redis_url)
-        return urlunsplit(parts._replace(path=f"/{int(parts.path.strip('/') or 0) + 1}"))
+        return _next_redis_database(self.redis_url)
 
     @property
     def resolved_key_file(self) -> Path:
@@ -205,10 +315,67 @@ def load() -> Settings:
     Raises:
         UserError: a variable is wrong; the message names it and says why.
     """
+    written = _written()
+    _refuse_unknown(written)
     try:
         return Settings()
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = "AAE_" + "__".join(str(part) for part in first["loc"]).upper()
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"The setting {name} is wrong: {reason}. Correct it in the environment or in .env.") from None
+        raise UserError(_what_is_wrong(error)) from None
+    except SettingsError:
+        # Its message names the group, not the variable.
+        names = [name for name, is_json in _names(Settings) if is_json and not _is_json(written.get(name, "null"))]
+        example = ' such as ["7d_click","1d_view"]' if names and names[0].endswith("ATTRIBUTION_WINDOWS") else ""
+        raise UserError(
+            f"The setting {', '.join(names) or 'of a group'} is wrong: it must be JSON{example}. {_CORRECT}"
+        ) from None
+
+
+_CORRECT: Final = "Correct it in the environment or in .env."
+
+
+def _written() -> dict[str, str]:
+    """Every variable that may be meant for us, by its name in capitals; the environment wins over the file."""
+    file = Settings.model_config.get("env_file")
+    both = {**(dotenv_values(str(file)) if file else {}), **os.environ}
+    return {name.upper(): value or "" for name, value in both.items() if name.upper().startswith(_PREFIX)}
+
+
+def _names(model: type[BaseModel], prefix: str = _PREFIX) -> Iterator[tuple[str, bool]]:
+    """The variable of every setting and every group, and whether its text is JSON."""
+    for name, field in model.model_fields.items():
+        if field.validation_alias:
+            continue
+        variable, kind = prefix + name.upper(), field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield variable, True
+            yield from _names(kind, f"{variable}__")
+        else:
+            yield variable, str(kind).startswith("tuple")
+
+
+def _refuse_unknown(written: dict[str, str]) -> None:
+    known = {name for name, _ in _names(Settings)} | _NO_SETTINGS
+    for name in sorted(written.keys() - known):
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else "see .env.example for those there are."
+        raise UserError(f"There is no setting {name}: {hint}")
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    path = "__".join(str(part) for part in first["loc"]).upper()
+    if not path:
+        return f"{reason}."
+    name = path if path.startswith("PREFECT_") else _PREFIX + path
+    if first["type"] == "extra_forbidden":
+        reason = "there is no such setting"
+    return f"The setting {name} is wrong: {reason}. {_CORRECT}"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
