@@ -21,6 +21,7 @@ import httpx
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
+from sqlalchemy import Engine
 
 from aae.errors import AaeError, UserError
 from aae.local.stack import PROJECT, Memory, Stack, adopt, template_path
@@ -40,6 +41,7 @@ from aae.local.summary import (
 from aae.operate.account_files import OPTIONAL, REQUIRED, AccountRow, read_accounts
 from aae.operate.onboarding import connect_all, open_vault
 from aae.operate.prefect_api import FlowRun, PrefectApi, Progress
+from aae.operate.redis_server import dial
 from aae.settings import Settings
 from aae.storage import engine as database
 from aae.storage.accounts import list_accounts
@@ -83,7 +85,7 @@ def demo(settings: Settings, console: Console, *, seed: int, keep: bool, clock: 
     with stack:
         if not keep:
             _wipe(stack.state_dir)
-        inner = _bring_up(stack, steps, seed=seed, clock=clock, schedules=False)
+        inner, _ = _bring_up(stack, steps, seed=seed, clock=clock, schedules=False)
         _run_all(stack, steps)
         with steps.step("Sum up"):
             summary = _summary(stack, inner, started, clock())
@@ -108,9 +110,10 @@ def up(settings: Settings, console: Console, *, seed: int, clock: Callable[[], d
     filled = stack.state_dir / "filled"
     with stack:
         try:
-            first = not filled.exists()
-            _bring_up(stack, steps, seed=seed, clock=clock, schedules=True, fill=first)
-            if first:
+            _, connected = _bring_up(
+                stack, steps, seed=seed, clock=clock, schedules=True, filled_before=filled.exists()
+            )
+            if connected:
                 _run_all(stack, steps)
                 filled.touch()
             console.print(_welcome(stack))
@@ -131,11 +134,22 @@ def _wipe(folder: Path) -> None:
 
 
 def _bring_up(
-    stack: Stack, steps: Steps, *, seed: int, clock: Callable[[], datetime], schedules: bool, fill: bool = True
-) -> Settings:
-    """Start everything, migrate, import the sandbox's accounts, deploy; returns the settings that the jobs see."""
+    stack: Stack,
+    steps: Steps,
+    *,
+    seed: int,
+    clock: Callable[[], datetime],
+    schedules: bool,
+    filled_before: bool = False,
+) -> tuple[Settings, bool]:
+    """Start everything, migrate, import the sandbox's accounts, deploy.
+
+    Returns the settings that the jobs see, and whether accounts were connected: they are not if this folder's world has
+    been before and the database still holds them.
+    """
     template = template_path(stack.settings.state_dir)
     with steps.step("Start the cache and the ad platforms' sandbox"):
+        dial_servers(stack.settings)
         stack.plant_database(template)
         stack.start()
         _warn_of_another_seed(steps, stack.memory, seed)
@@ -146,9 +160,11 @@ def _bring_up(
         database.check(engine)
         applied = database.upgrade(engine)
         step.note = f"{len(applied)} migrations applied" if applied else "up to date"
-    if fill:
+    offered = sandbox_accounts(stack.sandbox_url)
+    connect = not (filled_before and holds(engine, offered))
+    if connect:
         with steps.step("Connect the sandbox's ad accounts") as step:
-            step.note = _fill(stack, inner, clock)
+            step.note = _fill(offered, inner, clock)
     with steps.step("Start the Prefect server") as step:
         stack.wait("server")
         stack.keep_database(template)
@@ -162,7 +178,26 @@ def _bring_up(
         stack.wait("worker")
         step.note = f"{len(JOBS)} deployments"
     engine.dispose()
-    return inner
+    return inner, connect
+
+
+def dial_servers(settings: Settings) -> None:
+    """Try the Redis servers that the settings name instead of the embedded one, before anything is started.
+
+    Raises:
+        UserError: one of them cannot be used.
+    """
+    if settings.redis_url:
+        dial(settings.redis_url, "AAE_REDIS_URL")
+    if settings.resolved_results_url:
+        dial(settings.resolved_results_url, "AAE_RESULTS_URL")
+
+
+def holds(engine: Engine, offered: Sequence[AccountRow]) -> bool:
+    """Whether the database holds all of these accounts, of whatever status."""
+    with database.reading(engine) as connection:
+        there = {(one.platform, one.external_id) for one in list_accounts(connection, statuses=None)}
+    return {(row.platform, row.external_id) for row in offered} <= there
 
 
 def _warn_of_another_seed(steps: Steps, memory: Memory, seed: int) -> None:
@@ -170,9 +205,8 @@ def _warn_of_another_seed(steps: Steps, memory: Memory, seed: int) -> None:
         steps.console.print(f"[yellow]This stack's world keeps the seed it was made with: {memory.seed}.[/]")
 
 
-def _fill(stack: Stack, inner: Settings, clock: Callable[[], datetime]) -> str:
+def _fill(rows: Sequence[AccountRow], inner: Settings, clock: Callable[[], datetime]) -> str:
     """Import the accounts that the sandbox offers; says what that came to."""
-    rows = sandbox_accounts(stack.sandbox_url)
     engine = database.connect(inner.resolved_database_url)
     offered = {(row.platform, row.external_id) for row in rows}
     with database.reading(engine) as connection:

@@ -179,6 +179,8 @@ class Stack:
             "AAE_DATABASE_URL": self.settings.database_url or f"sqlite:///{self.state_dir / 'aae.db'}",
             "AAE_REDIS_URL": self.settings.redis_url or f"redis://{_HOST}:{self.memory.cache_port}/0",
             "AAE_RESULTS_URL": self.settings.resolved_results_url or f"redis://{_HOST}:{self.memory.cache_port}/1",
+            # Mail to the sandbox's users must not leave by a real .env's SMTP server: it goes to the outbox folder.
+            "AAE_EMAIL__SMTP_URL": "",
             **_sandbox_variables(self.sandbox_url),
             "PREFECT_HOME": str(self.state_dir / "prefect"),
             "PREFECT_API_URL": self.api_url,

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from aae.errors import AaeError, UserError
 from aae.operate.prefect_api import Deployment, PrefectApi, Schedule
+from aae.operate.redis_server import dial
 from aae.operate.schedule import Job
 from aae.settings import Settings
 from aae.storage import engine as database
@@ -116,17 +117,9 @@ def _key(settings: Settings, engine: Engine | None = None) -> str:
 
 
 def _cache(url: str) -> str:
-    from redis import Redis  # noqa: PLC0415
-    from redis.exceptions import RedisError  # noqa: PLC0415
-
     if not url:
         raise UserError("AAE_REDIS_URL is not set and no embedded cache runs.")
-    try:
-        with Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3) as client:
-            info = client.info("server")
-    except (RedisError, OSError, ValueError) as error:
-        raise UserError(f"It does not answer ({type(error).__name__}).") from None
-    return f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info.get('redis_version')}"
+    return dial(url, "AAE_REDIS_URL")
 
 
 # Prefect

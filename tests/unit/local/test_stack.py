@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -16,8 +17,14 @@ from pathlib import Path
 import pytest
 
 from aae.errors import UserError
+from aae.local.demo import holds
 from aae.local.stack import MARK, Memory, PartFailed, Stack, _lives, free_ports, running_stack
-from aae.settings import Settings
+from aae.operate.account_files import read_accounts
+from aae.operate.onboarding import connect_all
+from aae.settings import Settings, load
+from aae.storage import engine as database
+from aae.vault import Vault
+from tests import servers
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SLEEP = "import time; time.sleep(60)"
@@ -262,3 +269,52 @@ def test_a_ready_made_database_is_planted_once_and_kept_once(stack: Stack, tmp_p
     with sqlite3.connect(own) as database:
         assert database.execute("select name from sqlite_master").fetchall() == [("migrated",)]
     database.close()
+
+
+def test_mail_of_the_stack_never_leaves_by_the_smtp_server_of_the_settings(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("AAE_EMAIL__SMTP_URL=smtps://mail.example\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", str(tmp_path / ".env"))
+    monkeypatch.setenv("AAE_EMAIL", '{"smtp_url": "smtp://other.example"}')
+    for name, value in stack.environment().items():
+        monkeypatch.setenv(name, value)
+    load.cache_clear()
+    assert load().email.smtp_url.get_secret_value() == ""
+
+
+def test_every_stack_uses_the_same_key_file(settings: Settings) -> None:
+    keys = set()
+    for name in ("up", "demo"):
+        stack = Stack(settings, settings.state_dir / name, seed=7, now=NOW)
+        stack._memory = stack._settle(None)
+        keys.add(stack.variables()["AAE_KEY_FILE"])
+    assert keys == {str(settings.state_dir / "encryption.key")}
+
+
+def test_whether_to_connect_is_the_databases_word(tmp_path: Path) -> None:
+    row = {
+        "user_email": "a@b.c",
+        "user_name": "A",
+        "platform": "meta",
+        "external_id": "1",
+        "access_token": "t",
+        "name": "Shop",
+        "currency": "EUR",
+        "timezone": "Europe/Vienna",
+    }
+    offered = read_accounts(json.dumps([row]), "list")
+    with servers.connected(f"sqlite:///{tmp_path / 'aae.db'}") as engine:
+        database.upgrade(engine)
+        assert not holds(engine, offered)
+        connect_all(
+            offered,
+            "list",
+            settings=Settings(_env_file=None, state_dir=tmp_path),
+            engine=engine,
+            vault=Vault([("k", b"k" * 32)]),
+            clock=lambda: NOW,
+        )
+        assert holds(engine, offered)
+        more = read_accounts(json.dumps([row, {**row, "external_id": "2"}]), "list")
+        assert not holds(engine, more)
