@@ -43,13 +43,18 @@ app = typer.Typer(
     add_completion=False,
 )
 accounts_app = typer.Typer(help="Connect ad accounts and see how they are.", no_args_is_help=True)
+keys_app = typer.Typer(help="The keys that tokens are encrypted with.", no_args_is_help=True)
 db_app = typer.Typer(help="The shared tables.", no_args_is_help=True)
 app.add_typer(accounts_app, name="accounts")
+app.add_typer(keys_app, name="keys")
 app.add_typer(db_app, name="db")
 
 # What goes to a file or a pipe is not folded at 80 columns.
 out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, soft_wrap=True)
+
+_HISTORY_MONTHS = 37
+"""Meta's insights reach back 37 months (error 3018 beyond). Further back is a typing mistake for every platform."""
 
 Seed = Annotated[int, typer.Option(help="Which world the sandbox plays; the same seed, the same numbers.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON instead of a table.")]
@@ -291,6 +296,29 @@ def _connect(text: str, source: str) -> None:
     out.print(f"{done.new} accounts connected, {done.renewed} connected anew, {done.users} users.")
 
 
+# Keys
+
+
+@keys_app.command("rotate")
+def keys_rotate() -> None:
+    """Encrypt every stored token with the first key of AAE_ENCRYPTION_KEYS.
+
+    To change keys: put a new one before the old one (new:...,old:...), restart whatever runs, run this, and then take
+    the old one out. Either all tokens are encrypted anew or none; repeating it does no harm.
+    """
+    from aae.operate.onboarding import prove  # noqa: PLC0415
+    from aae.storage.accounts import rotate_tokens  # noqa: PLC0415
+    from aae.vault import Vault  # noqa: PLC0415
+
+    settings = _settings()
+    engine = _tables(settings)
+    vault = Vault.from_settings(settings)
+    prove(engine, vault)
+    with engine.begin() as connection:
+        rotated = rotate_tokens(connection, vault)
+    out.print(f"{rotated} secrets were re-encrypted; all are sealed with the first key now.")
+
+
 # Tables
 
 
@@ -385,11 +413,19 @@ def _plan(settings: Settings, chosen: Sequence[Account], since: date, until: dat
     if until < since:
         raise UserError(f"--until {until} lies before --since {since}.")
     now = _now()
+    if since < _months_before(now.date(), _HISTORY_MONTHS):
+        raise UserError(f"--since {since} lies further back than the {_HISTORY_MONTHS} months that the platforms keep.")
     latest = max(account.local_day(now) for account in chosen)
     if until > latest:
         raise UserError(f"--until {until} lies in the future: the latest day anywhere is {latest}.")
     transport = Transport(settings.fetch.request_timeout_seconds, clock=_now)
     return plan_backfill(chosen, connectors(settings, transport), since, until, tuple(Granularity))
+
+
+def _months_before(day: date, months: int) -> date:
+    """The first day of the month that many months earlier."""
+    year, month = divmod(day.year * 12 + day.month - 1 - months, 12)
+    return date(year, month + 1, 1)
 
 
 def _print_plan(chosen: Sequence[Account], plan: Sequence[Slice]) -> None:

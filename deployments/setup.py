@@ -7,6 +7,8 @@ Idempotent. Results lie in Redis, in a database of their own (their keys have no
 
 from __future__ import annotations
 
+import sys
+
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
@@ -14,6 +16,8 @@ from prefect.workers.process import ProcessWorker
 from prefect_redis import RedisDatabase
 from pydantic import SecretStr
 
+from aae.errors import UserError
+from aae.operate.redis_server import dial
 from aae.settings import load
 
 WORK_POOL = "aae"
@@ -23,10 +27,18 @@ RESULT_TTL_SECONDS = 7 * 24 * 3600
 
 
 def main() -> None:
-    """Create or update both."""
+    """Create or update both; nothing if there is no Redis for the results, which is then told in a sentence."""
+    try:
+        url = load().resolved_results_url
+        if not url:
+            raise UserError("Prefect's results need a Redis: set AAE_REDIS_URL or AAE_RESULTS_URL.")
+        dial(url, "AAE_RESULTS_URL")
+    except UserError as error:
+        sys.stderr.write(f"deployments.setup: {error}\n")
+        sys.exit(2)
     with get_client(sync_client=True) as client:
         ensure_work_pool(client)
-    save_result_block(load().resolved_results_url)
+    save_result_block(url)
 
 
 def ensure_work_pool(client: SyncPrefectClient) -> None:

@@ -1,4 +1,4 @@
-"""``python -m aae.sandbox``: serves a world until interrupted; prints one line with its address when ready."""
+"""``aae sandbox``: serves a world until interrupted; prints one line with its address when ready."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from aae.sandbox.replay import last_day, replay
 from aae.sandbox.server import create_app, serve
 from aae.sandbox.world import World
 
+_LAST_PORT = 65_535
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the arguments and serves."""
-    parser = argparse.ArgumentParser(prog="python -m aae.sandbox", description=__doc__)
+    parser = argparse.ArgumentParser(prog="aae sandbox", description="Serve a world until interrupted.")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--seed", type=int, default=7, help="the same seed makes the same world")
     parser.add_argument("--now", type=_moment, help="ISO moment the clock starts at; if not given, the real time")
@@ -30,18 +32,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--replay-platform", type=Platform, choices=list(Platform), default=Platform.META)
     parser.add_argument("--replay-year", type=int, help="the year of the file's days; needed with --replay")
     options = parser.parse_args(arguments)
-    if options.replay and options.replay_year is None:
-        parser.error("--replay needs --replay-year")
     try:
+        if not 0 <= options.port <= _LAST_PORT:
+            raise UserError(f"--port must be a number from 0 to {_LAST_PORT}.")
+        if options.replay and options.replay_year is None:
+            raise UserError("--replay needs --replay-year: the year of the file's days.")
         now = options.now or _default_now(options.replay, options.replay_year)
         world = build(options.seed, now, options.anchor or now, users=options.users, days=options.days)
         if options.replay:
             world = replay(world, options.replay, options.replay_platform, year=options.replay_year)
+        app = create_app(world, clock=Clock(now, frozen=options.frozen))
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(app, port=options.port, ready=_say)
     except UserError as error:
-        parser.error(str(error))
-    app = create_app(world, clock=Clock(now, frozen=options.frozen))
-    with contextlib.suppress(KeyboardInterrupt):
-        serve(app, port=options.port, ready=_say)
+        parser.exit(2, f"aae sandbox: {error}\n")
 
 
 def _default_now(file: Path | None, year: int) -> datetime:

@@ -47,6 +47,13 @@ class Columns:
     month: str = "month"
     day: str = "day"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column that must be there."""
+        days = (self.month, self.day) if self.date is None else (self.date,)
+        numbers = (self.impressions, self.spend, self.clicks, self.conversions, self.revenue)
+        return (*days, self.campaign, self.ad_set, *self.ad, *numbers)
+
 
 DISPLAY_CAMPAIGNS: Final = Columns(
     campaign="campaign_number",
@@ -121,7 +128,7 @@ def read(path: Path, year: int, columns: Columns = DISPLAY_CAMPAIGNS) -> dict[tu
     Raises UserError if the file is missing, lacks a column or holds something that is not a number.
     """
     cells: dict[tuple[Key, date], Numbers] = {}
-    for number, row in _rows(path):
+    for number, row in _rows(path, columns):
         try:
             cell = (_key(row, columns), _day(row, columns, year))
             numbers = (
@@ -146,10 +153,17 @@ def read(path: Path, year: int, columns: Columns = DISPLAY_CAMPAIGNS) -> dict[tu
     return cells
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+def _rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from enumerate(csv.DictReader(file), start=2)
+            reader = csv.DictReader(file, restval="")
+            there = reader.fieldnames or ()
+            missing = [name for name in columns.names if name not in there]
+            if missing:
+                raise UserError(
+                    f"{path.name} lacks the columns {', '.join(missing)}; needed are {', '.join(columns.names)}."
+                )
+            yield from enumerate(reader, start=2)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Cannot read {path}: {error}.") from None
 

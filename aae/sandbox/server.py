@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
+from aae.errors import UserError
 from aae.model import Platform
 from aae.sandbox import control
 from aae.sandbox.clock import Clock
@@ -151,11 +152,17 @@ def running(app: Starlette, *, port: int = 0) -> Iterator[str]:
 
 
 def serve(app: Starlette, *, port: int = 0, ready: Callable[[str], None] = lambda url: None) -> None:
-    """Serves ``app`` until interrupted; ``ready`` is called with the base URL once the port is open."""
+    """Serves ``app`` until interrupted; ``ready`` is called with the base URL once the port is open.
+
+    Raises UserError if the port cannot be had.
+    """
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((LOOPBACK, port))
-        listener.listen(128)
+        try:
+            listener.bind((LOOPBACK, port))
+            listener.listen(128)
+        except OSError as error:
+            raise UserError(f"The port {port} cannot be used ({error.strerror}): choose another with --port.") from None
         ready(f"http://{LOOPBACK}:{listener.getsockname()[1]}")
         uvicorn.Server(_config(app)).run(sockets=[listener])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -106,6 +108,7 @@ class TestHelp:
             "accounts list",
             "accounts add",
             "accounts import",
+            "keys rotate",
             "db upgrade",
             "db current",
         ],
@@ -241,7 +244,39 @@ class TestAccounts:
         assert "s3cret" not in said.all
 
 
+class TestKeys:
+    @staticmethod
+    def key(name: str) -> str:
+        return f"{name}:{base64.b64encode(name.encode() * 16).decode()}"
+
+    def test_rotating_seals_every_secret_with_the_first_key(self, aae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AAE_ENCRYPTION_KEYS", self.key("k1"))
+        aae("db", "upgrade")
+        assert aae("accounts", "import", "-", stdin=json.dumps(ACCOUNTS)).code == 0
+        monkeypatch.setenv("AAE_ENCRYPTION_KEYS", f"{self.key('k2')},{self.key('k1')}")
+        assert "3 secrets were re-encrypted" in aae("keys", "rotate").out
+        monkeypatch.setenv("AAE_ENCRYPTION_KEYS", self.key("k2"))
+        said = aae("keys", "rotate")
+        assert said.code == 0
+        assert "0 secrets" in said.out
+
+    def test_rotating_without_the_old_key_is_refused(self, aae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AAE_ENCRYPTION_KEYS", self.key("k1"))
+        aae("db", "upgrade")
+        aae("accounts", "import", "-", stdin=json.dumps(ACCOUNTS))
+        monkeypatch.setenv("AAE_ENCRYPTION_KEYS", self.key("k2"))
+        said = aae("keys", "rotate")
+        assert said.code == 2
+        assert "'k1'" in said.err
+
+
 class TestTables:
+    @pytest.mark.parametrize("command", ["accounts list", "doctor", "db current"])
+    def test_looking_makes_no_database(self, aae: Run, tmp_path: Path, command: str) -> None:
+        assert aae(*command.split()).code in {1, 2}
+        assert not list(tmp_path.rglob("*.db"))
+        assert not list(tmp_path.rglob("*.key"))
+
     def test_upgrade_then_current(self, aae: Run) -> None:
         assert aae("db", "current").code == 1
         assert "Applied" in aae("db", "upgrade").out
@@ -268,6 +303,7 @@ class TestBackfill:
         [
             ("2026-01-02", "2026-01-01", "lies before"),
             ("2026-01-02", "2999-01-01", "lies in the future"),
+            ("1999-01-02", "2026-01-01", "further back than the 37 months"),
         ],
     )
     def test_a_range_that_makes_no_sense(self, connected: Run, since: str, until: str, complaint: str) -> None:
@@ -331,3 +367,55 @@ class TestDoctor:
         said = aae("doctor")
         assert said.code == 1
         assert "AAE_REDIS_URL" in said.out
+
+
+class TestSandbox:
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "aae", "sandbox", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def test_its_help_is_called_as_it_is(self) -> None:
+        assert self.run("--help").stdout.startswith("usage: aae sandbox")
+
+    def test_a_port_that_is_none(self) -> None:
+        said = self.run("--port", "80000")
+        assert (said.returncode, said.stderr) == (2, "aae sandbox: --port must be a number from 0 to 65535.\n")
+
+    def test_a_port_in_use(self) -> None:
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            said = self.run("--port", str(port), "--users", "1")
+        assert said.returncode == 2
+        assert said.stderr.startswith(f"aae sandbox: The port {port} cannot be used (Address already in use)")
+        assert said.stderr.count("\n") == 1
+
+    def test_a_replay_without_its_columns_says_which_are_needed(self, tmp_path: Path) -> None:
+        (tmp_path / "real.csv").write_text("month,day,clicks\nApril,1,5\n")
+        said = self.run("--replay", str(tmp_path / "real.csv"), "--replay-year", "2020")
+        assert said.returncode == 2
+        assert "lacks the columns campaign_number, " in said.stderr
+        assert "needed are month, day, campaign_number" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"), [("", "set AAE_REDIS_URL"), ("redis://127.0.0.1:1/0", "No Redis answers")]
+)
+def test_the_setup_of_the_deployments_needs_redis_and_creates_nothing_without(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str, complaint: str
+) -> None:
+    from deployments import setup
+
+    def create(**_: object) -> None:
+        raise AssertionError("something was created")
+
+    monkeypatch.setattr(setup, "get_client", create)
+    monkeypatch.setenv("AAE_REDIS_URL", url)
+    load.cache_clear()
+    with pytest.raises(SystemExit) as end:
+        setup.main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert said.count("\n") == 1

@@ -126,7 +126,8 @@ def test_other_files_need_only_another_mapping(tmp_path: Path, empty: World) -> 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("month,day\nApril,1\n", "line 2"),
+        ("month,day\nApril,1\n", "lacks the columns campaign_number"),
+        (f"{HEADER}\nApril,1,c\n", "line 2"),
         (f"{HEADER}\nApril,1,c,s,b,p,x,1,1,1,1,1\n", "not an amount"),
         (f"{HEADER}\nApril,31,c,s,b,p,1,1,1,1,1,1\n", "line 2"),
         (f"{HEADER}\nApril,1,c,s,b,p,1,0.0000001,1,1,1,1\n", "six decimals"),
