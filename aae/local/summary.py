@@ -37,12 +37,17 @@ class PlatformLine:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An incident that detection holds for open. ``entity`` is the platform's id, None for a whole account."""
+    """An incident that detection holds for open.
+
+    ``entity`` is the platform's id, None for a whole account; ``parent`` and ``grandparent`` are those above it.
+    """
 
     user: str
     platform: str | None
     account: str | None
     entity: str | None
+    parent: str | None
+    grandparent: str | None
     entity_name: str | None
     level: str
     metric: str
@@ -114,12 +119,15 @@ def per_platform(connection: Connection, since: datetime) -> list[PlatformLine]:
 
 def open_incidents(connection: Connection) -> list[Found]:
     """Every incident that is open, oldest first."""
+    parent, grandparent = entities.alias(), entities.alias()
     query = (
         select(
             users.c.email.label("user"),
             ad_accounts.c.platform,
             ad_accounts.c.external_id.label("account"),
             entities.c.external_id.label("entity"),
+            parent.c.external_id.label("parent"),
+            grandparent.c.external_id.label("grandparent"),
             entities.c.name.label("entity_name"),
             incidents.c.level,
             incidents.c.metric,
@@ -129,6 +137,8 @@ def open_incidents(connection: Connection) -> list[Found]:
         .join_from(incidents, users, incidents.c.user_id == users.c.id)
         .join(ad_accounts, incidents.c.account_id == ad_accounts.c.id, isouter=True)
         .join(entities, incidents.c.entity_id == entities.c.id, isouter=True)
+        .join(parent, entities.c.parent_id == parent.c.id, isouter=True)
+        .join(grandparent, parent.c.parent_id == grandparent.c.id, isouter=True)
         .where(incidents.c.resolved_at.is_(None))
         .order_by(incidents.c.id)
     )
@@ -140,7 +150,7 @@ def compare(planted: Sequence[dict[str, Any]], found: Sequence[Found]) -> Compar
 
     A planted one is the fields ``user``, ``platform``, ``account``, ``level`` and ``entity`` of the sandbox's answer.
     Planted on a whole account, it is found by anything on that account; planted on an entity, by an incident on that
-    entity or on the account as a whole. An incident over several accounts of a user counts for each of them.
+    entity, on one below it, or on the account as a whole. An incident over several accounts of a user counts for each of them.
     """
     matched = [(one, hit) for one in planted for hit in found if _same(one, hit)]
     hits = [hit for _, hit in matched]
@@ -159,7 +169,12 @@ def _same(planted: dict[str, Any], found: Found) -> bool:
         return bool(found.user == planted["user"])
     if (found.platform, found.account) != (planted["platform"], planted["account"]):
         return False
-    return planted["level"] == "account" or found.entity in (None, planted["entity"])
+    # An incident names the lowest entity that explains it, so it may lie below the one that was planted.
+    return (
+        planted["level"] == "account"
+        or planted["entity"] in (found.entity, found.parent, found.grandparent)
+        or (found.entity is None)
+    )
 
 
 def written_reports(connection: Connection, since: datetime) -> list[ReportLine]:
