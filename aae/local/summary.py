@@ -150,7 +150,8 @@ def compare(planted: Sequence[dict[str, Any]], found: Sequence[Found]) -> Compar
 
     A planted one is the fields ``user``, ``platform``, ``account``, ``level`` and ``entity`` of the sandbox's answer.
     Planted on a whole account, it is found by anything on that account; planted on an entity, by an incident on that
-    entity, on one below it, or on the account as a whole. An incident over several accounts of a user counts for each of them.
+    entity, on one below it, or on the account as a whole. An incident over several accounts of a user counts for each
+    of them.
     """
     matched = [(one, hit) for one in planted for hit in found if _same(one, hit)]
     hits = [hit for _, hit in matched]
