@@ -12,6 +12,7 @@ from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from aae.detection.scoring import SEVERITIES
 from aae.jobs.detect import DetectionOutcome, Sensitivity, detect_user
 from aae.storage.accounts import User
 from tasks.limits import in_thread, place, settled, step
@@ -64,6 +65,7 @@ async def judge_users(
 async def show_anomalies(outcomes: list[DetectionOutcome | str]) -> None:
     """Write the table artifact ``anomalies``."""
     findings = [row for outcome in outcomes if isinstance(outcome, DetectionOutcome) for row in outcome.findings]
+    findings.sort(key=lambda row: SEVERITIES.index(row["severity"]), reverse=True)
     await acreate_table_artifact(
         key="anomalies",
         description="What is wrong now, the gravest first: current against expected, what is at stake, and what to do.",
