@@ -116,10 +116,9 @@ def late_accounts(frames: Sequence[AccountFrames], *, now: datetime) -> list[Lat
     for frame in frames:
         if frame.account.status is not AccountStatus.ACTIVE:
             continue
-        if frame.data_through is None:
-            late.append(LateAccount(frame.account, None, None))
-        elif now - frame.data_through > LATE_AFTER:
-            late.append(LateAccount(frame.account, frame.data_through, (now - frame.data_through) / timedelta(hours=1)))
+        if is_late(frame.data_through, now=now):
+            hours = None if frame.data_through is None else (now - frame.data_through) / timedelta(hours=1)
+            late.append(LateAccount(frame.account, frame.data_through, hours))
     return late
 
 
