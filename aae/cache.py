@@ -1,8 +1,8 @@
 """What several processes share through Redis: hot frames, throttle state, API answers, leases.
 
 It is a cache: wiping it at any moment loses nothing but time. When Redis is away every method behaves as on an empty
-cache, one warning is logged, and for a few seconds Redis is not even dialled, so that a dead server does not cost a
-time-out per call. Only :meth:`Cache.ping` raises.
+cache, one warning is logged, and for a while, from seconds up to a minute, Redis is not even dialled, so that a dead
+server does not cost a time-out per call. Only :meth:`Cache.ping` raises.
 
 Every key begins with ``aae:``.
 """
@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 _PREFIX: Final = "aae:"
 _TIMEOUT_SECONDS: Final = 2.0
 _QUIET_SECONDS: Final = 5.0
+_LONGEST_QUIET_SECONDS: Final = 60.0
+_BLOCK_MARGIN: Final = timedelta(minutes=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _AWAY: Final = (RedisError, OSError, TimeoutError)
@@ -49,14 +51,12 @@ _PARTS: Final = {"entities": ENTITIES, "daily": DAILY, "hourly": HOURLY}
 
 # Deletes a lease only if it is still ours.
 _RELEASE: Final = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
-# Moves a block only forward. The key outlives the block by a day: which moment "now" is, is not Redis's to say
-# (replays live in the past).
+# Moves a block only forward. The key lives for as long as the block was to last, and a little: a block that was set by
+# a clock that was wrong ends in time, and replays live in the past.
 _BLOCK: Final = """
 local known = tonumber(redis.call('get', KEYS[1]) or '-1')
 if tonumber(ARGV[1]) > known then
-  local day = 86400000
-  local ends = math.max(tonumber(ARGV[1]), tonumber(redis.call('time')[1]) * 1000) + day
-  redis.call('set', KEYS[1], ARGV[1], 'PXAT', string.format('%.0f', ends))
+  redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
 end
 return 1
 """
@@ -67,6 +67,7 @@ class _Health:
 
     def __init__(self, url: str) -> None:
         self._where = _where(url)
+        self._quiet = _QUIET_SECONDS
         self._quiet_until = 0.0
         self._away = False
 
@@ -74,7 +75,8 @@ class _Health:
         return time.monotonic() >= self._quiet_until
 
     def failed(self, error: Exception) -> None:
-        self._quiet_until = time.monotonic() + _QUIET_SECONDS
+        self._quiet_until = time.monotonic() + self._quiet
+        self._quiet = min(2 * self._quiet, _LONGEST_QUIET_SECONDS)
         if not self._away:
             _log.warning("the cache at %s is away (%s); going on without it", self._where, type(error).__name__)
         self._away = True
@@ -83,6 +85,7 @@ class _Health:
         if self._away:
             _log.info("the cache at %s is back", self._where)
         self._away = False
+        self._quiet = _QUIET_SECONDS
 
 
 class Cache:
@@ -164,13 +167,17 @@ class Cache:
 
 
 class SharedState:
-    """The asynchronous side: what every process that calls the platforms must know of the others."""
+    """The asynchronous side: what every process that calls the platforms must know of the others.
+
+    Its own blocks each process remembers even without Redis.
+    """
 
     def __init__(self, url: str, *, answer_ttl_seconds: float = 300) -> None:
         """``answer_ttl_seconds``: how long an API answer may be used again; 0 turns that off."""
         self._url = url
         self._answer_ttl = answer_ttl_seconds
         self._health = _Health(url)
+        self._own_blocks: dict[str, tuple[datetime, float]] = {}
         self._client: redis.asyncio.Redis | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -178,17 +185,26 @@ class SharedState:
         """The scopes that were blocked, and until when (aware UTC). The caller says whether that is over."""
         keys = [f"{_PREFIX}blocked:{scope}" for scope in scopes]
         found = await self._try(lambda client: client.mget(keys)) if keys else None
-        return {
+        told = {
             scope: _EPOCH + int(value) * _MILLISECOND
             for scope, value in zip(scopes, found or [None] * len(scopes), strict=True)
             if value is not None and value.isdigit()
         }
+        for scope, (until, forgotten_at) in self._own_blocks.items():
+            if scope in scopes and forgotten_at > time.monotonic():
+                told[scope] = max(until, told.get(scope, until))
+        return told
 
-    async def block(self, scope: str, until: datetime) -> None:
-        """Tell everybody that ``scope`` is blocked. A block is never shortened."""
+    async def block(self, scope: str, until: datetime, *, now: datetime) -> None:
+        """Tell everybody that ``scope`` is blocked, by a clock that says ``now``. A block is never shortened."""
         # Rounded up: a moment too late is polite, a moment too early is another refusal.
         milliseconds = -((_EPOCH - until) // _MILLISECOND)
-        await self._try(lambda client: client.eval(_BLOCK, 1, f"{_PREFIX}blocked:{scope}", str(milliseconds)))
+        kept_for = (max(until - now, timedelta(0)) + _BLOCK_MARGIN).total_seconds()
+        before, _ = self._own_blocks.get(scope, (until, 0.0))
+        if before <= until:
+            self._own_blocks[scope] = (_EPOCH + milliseconds * _MILLISECOND, time.monotonic() + kept_for)
+        arguments = (f"{_PREFIX}blocked:{scope}", str(milliseconds), str(_milliseconds(kept_for)))
+        await self._try(lambda client: client.eval(_BLOCK, 1, *arguments))
 
     async def get_answer(self, key: str) -> bytes | None:
         """The body stored for this request, if it is fresh."""

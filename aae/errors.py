@@ -7,6 +7,7 @@
     │   └── Reduce     the platform asks for less data: split the request, never repeat it unchanged
     ├── Reauthorize    the token is dead: only the account's owner can help
     ├── Skip           this item cannot be had now or ever: record why, go on with the others
+    ├── Superseded     another attempt has this job now: stop, write nothing more
     └── Bug            we asked wrongly or understood wrongly: repeating will not help, a developer will
 
 Messages are one sentence and never contain a secret.
@@ -59,6 +60,10 @@ class Reauthorize(AaeError):
 
 class Skip(AaeError):
     """This one item cannot be had; the rest goes on."""
+
+
+class Superseded(AaeError):
+    """Another attempt has this job now; whatever we would still write is no longer ours to write."""
 
 
 class Bug(AaeError):

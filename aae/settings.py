@@ -179,6 +179,7 @@ class LimitSettings(Part):
 
     soft_seconds: float = Field(3300, gt=0, description="An attempt takes no new work after this")
     hard_seconds: float = Field(3600, gt=0, description="An attempt is stopped after this, whatever it does")
+    grace_seconds: float = Field(10, gt=0, description="A process that ignores its stop is ended this much later")
     retries: int = Field(3, ge=0, description="Tries after the first")
     retry_delay_seconds: float = Field(300, ge=0, description="Wait between tries")
 
@@ -186,6 +187,25 @@ class LimitSettings(Part):
     def _soft_before_hard(self) -> LimitSettings:
         if self.soft_seconds >= self.hard_seconds:
             raise ValueError("soft_seconds must be less than hard_seconds")
+        return self
+
+
+class RecoverySettings(Part):
+    """How soon a lost run is noticed and run again (``aae watch``)."""
+
+    beat_seconds: float = Field(10, gt=0, description="A running job says this often that it is alive")
+    lost_seconds: float = Field(60, gt=0, description="One that says nothing for this long is lost")
+    pending_seconds: float = Field(60, gt=0, description="A run that a worker took and that did not begin is stuck")
+    settle_seconds: float = Field(4, ge=0, description="What looks lost must look so for this long")
+    watch_seconds: float = Field(3, gt=0, description="The watch looks this often")
+    turn_seconds: float = Field(30, gt=0, description="A run that is due while its job still runs tries again after")
+    max_recoveries: int = Field(3, ge=0, description="A run is run again this often, then it has failed")
+    drain_seconds: float = Field(300, ge=0, description="aae drain lets running jobs finish for this long")
+
+    @model_validator(mode="after")
+    def _several_beats(self) -> RecoverySettings:
+        if self.lost_seconds < 3 * self.beat_seconds:
+            raise ValueError("lost_seconds must be at least three times beat_seconds")
         return self
 
 
@@ -246,11 +266,15 @@ class Settings(BaseSettings):
     )
     public_url: HttpUrl = Field("http://localhost:8000", description="The web platform, for links in e-mails")
     sensitivity: Literal["low", "medium", "high"] = Field("medium", description="How eagerly anomalies are reported")
+    clock_offset_seconds: float = Field(
+        0, description="Rehearsals only: the jobs' clock is this far ahead of the machine's"
+    )
 
     meta: MetaSettings = MetaSettings()
     tiktok: TikTokSettings = TikTokSettings()
     google: GoogleSettings = GoogleSettings()
     limits: LimitSettings = LimitSettings()
+    recovery: RecoverySettings = RecoverySettings()
     fetch: FetchSettings = FetchSettings()
     email: EmailSettings = EmailSettings()
     prefect_api_url: Annotated[str, AfterValidator(_optional_http_url)] = Field(

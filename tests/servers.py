@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 from uuid import uuid4
 
 from sqlalchemy import Engine, make_url
@@ -40,22 +41,50 @@ def mysql_server(daemon: Path, *options: str) -> Iterator[str]:
     Raises:
         RuntimeError: it cannot be set up or does not start.
     """
+    with mortal_mysql_server(daemon, *options) as server:
+        yield server.url
+
+
+@contextmanager
+def mortal_mysql_server(daemon: Path, *options: str) -> Iterator[MysqlServer]:
+    """The same, to be killed and started again. To keep what was committed it needs ``DURABLE`` among its options."""
     # Short, since the path of a Unix socket may have 107 characters only.
     with tempfile.TemporaryDirectory(prefix="aae-db-") as folder:
-        data = Path(folder) / "data"
-        _initialize(daemon, data)
-        port = free_port()
-        command = [
+        _initialize(daemon, Path(folder) / "data", *(option for option in options if _concerns_files(option)))
+        server = MysqlServer(daemon, Path(folder), *options)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+DURABLE: Final = ("--innodb-flush-log-at-trx-commit=1", "--innodb-doublewrite=1")
+"""Options with which a server that is killed has kept what it said was committed."""
+
+
+class MysqlServer:
+    """A server with a data folder of its own, always on the same port.
+
+    It is for one thread, and on Linux the server ends with the thread that has started it.
+    """
+
+    def __init__(self, daemon: Path, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self.url = f"mysql+pymysql://root@127.0.0.1:{self.port}/"
+        self._log = folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._command = [
             str(daemon),
             "--no-defaults",
             *_as_root(),
-            f"--datadir={data}",
+            f"--datadir={folder}/data",
             f"--tmpdir={folder}",
             f"--socket={folder}/s",
             f"--pid-file={folder}/pid",
-            f"--log-error={folder}/log",
+            f"--log-error={self._log}",
             "--bind-address=127.0.0.1",
-            f"--port={port}",
+            f"--port={self.port}",
             "--skip-name-resolve",
             "--skip-log-bin",
             "--innodb-flush-log-at-trx-commit=0",
@@ -63,10 +92,41 @@ def mysql_server(daemon: Path, *options: str) -> Iterator[str]:
             "--innodb-buffer-pool-size=64M",
             *options,
         ]
-        url = f"mysql+pymysql://root@127.0.0.1:{port}/"
-        with _running(command), connected(url) as engine:
-            _wait_for(engine, Path(folder) / "log")
-            yield url
+
+    def start(self) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            RuntimeError: it does not start.
+        """
+        # In a session of its own, Ctrl-C reaches its user only, and that one stops the server.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", DIE_WITH_PARENT, *self._command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        with connected(self.url) as engine:
+            _wait_for(engine, self._log)
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would; what the kernel holds for it is kept."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """Let it end in good order."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
 
 
 @contextmanager
@@ -116,38 +176,21 @@ def _as_root() -> list[str]:
     return ["--user=root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
 
 
-def _initialize(daemon: Path, data: Path) -> None:
+def _concerns_files(option: str) -> bool:
+    return option.startswith("--innodb-data-file-path")
+
+
+def _initialize(daemon: Path, data: Path, *options: str) -> None:
     installer = _find("mariadb-install-db")
     # A folder for temporary files of its own: two installations at once collide in the common one.
-    options = ["--no-defaults", *_as_root(), f"--datadir={data}", f"--tmpdir={data.parent}"]
+    common = ["--no-defaults", *_as_root(), f"--datadir={data}", f"--tmpdir={data.parent}", *options]
     if installer is not None:
-        command = [str(installer), *options, "--auth-root-authentication-method=normal", "--skip-test-db"]
+        command = [str(installer), *common, "--auth-root-authentication-method=normal", "--skip-test-db"]
     else:
-        command = [str(daemon), *options, "--initialize-insecure"]
+        command = [str(daemon), *common, "--initialize-insecure"]
     made = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if made.returncode:
         raise RuntimeError(f"could not set up a private database server:\n{made.stdout}\n{made.stderr}")
-
-
-@contextmanager
-def _running(command: list[str]) -> Iterator[None]:
-    # In a session of its own, Ctrl-C reaches its user only, and that one stops the server.
-    process = subprocess.Popen(
-        [sys.executable, "-c", DIE_WITH_PARENT, *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _wait_for(engine: Engine, log: Path) -> None:

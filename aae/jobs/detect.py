@@ -19,12 +19,13 @@ from aae.frames import AccountFrames
 from aae.jobs.context import Stores
 from aae.jobs.fetch import read_hot_frames
 from aae.jobs.telling import tell
+from aae.model import Account
 from aae.notify import messages
 from aae.notify.messages import IncidentNews
 from aae.storage import accounts, incidents
 from aae.storage.accounts import User
-from aae.storage.engine import reading
 from aae.storage.incidents import IncidentRow
+from aae.storage.transact import look, transact
 
 Sensitivity = Literal["low", "medium", "high"]
 
@@ -68,10 +69,7 @@ def detect_user(
 
     ``again`` judges in any case; ``dry_run`` shows the findings and keeps nothing.
     """
-    with reading(stores.engine) as connection:
-        owned = accounts.list_accounts(connection, user_ids=[user.id])
-        versions = accounts.data_versions(connection)
-        through = accounts.data_through(connection)
+    owned, versions, through = look(stores.engine, _standing, user)
     if not owned:
         return DetectionOutcome(user.id, user.name, "no accounts")
     late = {one.id for one in owned if is_late(through[one.id], now=now)}
@@ -98,6 +96,14 @@ def detect_user(
     )
 
 
+def _standing(
+    connection: Connection, user: User
+) -> tuple[list[Account], dict[int, tuple[int, int]], dict[int, datetime | None]]:
+    """The user's accounts; of every account its versions and how far its numbers reach."""
+    owned = accounts.list_accounts(connection, user_ids=[user.id])
+    return owned, accounts.data_versions(connection), accounts.data_through(connection)
+
+
 def _keep(
     stores: Stores,
     user: User,
@@ -108,7 +114,8 @@ def _keep(
     moved: set[int],
     now: datetime,
 ) -> list[Change]:
-    with stores.engine.begin() as connection:
+    def work(connection: Connection) -> list[Change]:
+        # What was updated at ``now`` is passed over by reconcile: doing this twice is doing it once.
         open_rows = incidents.open_incidents(connection, [user.id])
         ended_rows = incidents.recently_resolved(connection, user.id, now - COOL_DOWN)
         changes = reconcile(
@@ -125,7 +132,9 @@ def _keep(
             tell(connection, user, note, now=now)
         for frame in frames:
             accounts.set_detected_version(connection, frame.account.id, frame.version)
-    return changes
+        return changes
+
+    return transact(stores.engine, work)
 
 
 def _apply(

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TypeVar
 
 import pandas as pd
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from aae.deadline import NEVER, Deadline
-from aae.errors import AaeError, Bug, Reauthorize, Retry, Skip, Throttled
+from aae.errors import AaeError, Bug, Reauthorize, Retry, Skip, Superseded, Throttled
 from aae.frames import AccountFrames
 from aae.jobs import tokens
 from aae.jobs.context import Context, Stores
@@ -26,7 +27,8 @@ from aae.model import METRIC_COLUMNS, Account, Granularity, Slice, Token, Totals
 from aae.platforms.base import Connector
 from aae.platforms.google.wire import EXPIRED
 from aae.storage import accounts, fetches, metrics
-from aae.storage.engine import reading
+from aae.storage.fetches import StoredWindow
+from aae.storage.transact import look, transact
 
 R = TypeVar("R")
 
@@ -105,11 +107,7 @@ async def fetch_account(
 def plan(stores: Stores, account: Account, connector: Connector, *, now: datetime, run_id: str | None) -> list[Slice]:
     """What the account owes at ``now``, by what is recorded in ``fetches``."""
     horizon = now - timedelta(days=stores.settings.fetch.first_days + 2)
-    with reading(stores.engine) as connection:
-        stored = {
-            granularity: fetches.stored_windows(connection, account.id, granularity, since=horizon.date())
-            for granularity in Granularity
-        }
+    stored = look(stores.engine, _stored_windows, account, since=horizon.date())
     return plan_account(account, connector.rules, stored, stores.settings.fetch, now=now, run_id=run_id)
 
 
@@ -119,8 +117,9 @@ def publish(stores: Stores, account: Account, now: datetime, *, complete: bool) 
     The version moves in the database first: a frame of an older version is never used. ``complete`` says that the
     numbers reach up to ``now``.
     """
-    with stores.engine.begin() as connection:
-        version = accounts.bump_data_version(connection, account.id, through=now if complete else None, now=now)
+    version = transact(
+        stores.engine, accounts.bump_data_version, account.id, through=now if complete else None, now=now
+    )
     read_hot_frames(stores, account, now=now, version=None)
     return version
 
@@ -130,13 +129,13 @@ def read_hot_frames(stores: Stores, account: Account, *, now: datetime, version:
     if version is not None and (cached := stores.cache.get_frames(account, version)) is not None:
         return cached
     today = account.local_day(now)
-    with reading(stores.engine, snapshot=True) as connection:
-        frames = metrics.read_frames(
-            connection,
-            account.id,
-            daily_since=today - timedelta(days=HOT_DAILY_DAYS),
-            hourly_since=today - timedelta(days=HOT_HOURLY_DAYS),
-        )
+    frames = look(
+        stores.engine,
+        metrics.read_frames,
+        account.id,
+        daily_since=today - timedelta(days=HOT_DAILY_DAYS),
+        hourly_since=today - timedelta(days=HOT_HOURLY_DAYS),
+    )
     stores.cache.put_frames(frames, ttl=FRAMES_TTL_SECONDS)
     return frames
 
@@ -156,17 +155,26 @@ class _AccountFetch:
 
     async def run(self, pieces: Sequence[Slice] | None, deadline: Deadline) -> AccountOutcome:
         begun, calls = self._clock(), self._calls()
-        try:
-            todo = await asyncio.to_thread(self._todo, pieces, begun)
-            self._outcome = replace(self._outcome, slices=len(todo))
-            await self._fetch_all(todo, deadline, begun)
-        except (AaeError, SQLAlchemyError) as error:
-            await asyncio.to_thread(self._give_up, _meaning(error))
+        await self._or_give_up(self._fetch(pieces, deadline, begun))
         complete = self._outcome.outcome == "stored" and pieces is None
         if self._stored_something or complete:
-            await asyncio.to_thread(publish, self._context, self._account, begun, complete=complete)
+            publishing = asyncio.to_thread(publish, self._context, self._account, begun, complete=complete)
+            await self._or_give_up(publishing)
         seconds = round((self._clock() - begun).total_seconds(), 3)
         return replace(self._outcome, calls=self._calls() - calls, seconds=seconds)
+
+    async def _or_give_up(self, work: Awaitable[object]) -> None:
+        try:
+            await work
+        except Superseded:
+            raise
+        except (AaeError, SQLAlchemyError) as error:
+            await asyncio.to_thread(self._give_up, _meaning(error))
+
+    async def _fetch(self, pieces: Sequence[Slice] | None, deadline: Deadline, begun: datetime) -> None:
+        todo = await asyncio.to_thread(self._todo, pieces, begun)
+        self._outcome = replace(self._outcome, slices=len(todo))
+        await self._fetch_all(todo, deadline, begun)
 
     def _todo(self, pieces: Sequence[Slice] | None, begun: datetime) -> list[Slice]:
         if pieces is None:
@@ -222,7 +230,13 @@ class _AccountFetch:
         sums = totals_of(frame)
         drift = reconcile(sums, truth)
         rules = self._connector.rules
-        with self._context.engine.begin() as connection:
+
+        def work(connection: Connection) -> metrics.StoreResult:
+            before = fetches.find(connection, piece, started_at=started, run_id=self._run_id)
+            if before is not None:
+                return metrics.StoreResult(
+                    before.rows_fetched, before.rows_inserted, before.rows_updated, before.rows_deleted
+                )
             try:
                 stored = metrics.store_slice(
                     connection,
@@ -254,6 +268,9 @@ class _AccountFetch:
                 drift=drift,
                 run_id=self._run_id,
             )
+            return stored
+
+        stored = transact(self._context.engine, work)
         known = [each for each in (drift, self._outcome.drift) if each is not None]
         self._outcome = replace(
             self._outcome,
@@ -265,18 +282,18 @@ class _AccountFetch:
         )
 
     def _record_failure(self, piece: Slice, error: AaeError, started: datetime) -> None:
-        with self._context.engine.begin() as connection:
-            fetches.record(
-                connection,
-                account_id=self._account.id,
-                piece=piece,
-                started_at=started,
-                finished_at=self._clock(),
-                outcome=outcome_of(error),
-                error_code=error.code,
-                detail=str(error),
-                run_id=self._run_id,
-            )
+        transact(
+            self._context.engine,
+            fetches.record,
+            account_id=self._account.id,
+            piece=piece,
+            started_at=started,
+            finished_at=self._clock(),
+            outcome=outcome_of(error),
+            error_code=error.code,
+            detail=str(error),
+            run_id=self._run_id,
+        )
 
     def _give_up(self, error: AaeError) -> None:
         """The whole account failed: say how, and pause it if only its owner can help."""
@@ -345,23 +362,24 @@ def empty_metrics() -> pd.DataFrame:
 
 
 def _store_entities(stores: Stores, account: Account, listing: pd.DataFrame, now: datetime) -> None:
-    with stores.engine.begin() as connection:
-        metrics.upsert_entities(connection, account.id, listing, now=now)
+    transact(stores.engine, metrics.upsert_entities, account.id, listing, now=now)
+
+
+def _stored_windows(connection: Connection, account: Account, since: date) -> dict[Granularity, list[StoredWindow]]:
+    return {each: fetches.stored_windows(connection, account.id, each, since=since) for each in Granularity}
 
 
 def _not_done_by(stores: Stores, account: Account, pieces: Sequence[Slice], run_id: str | None) -> list[Slice]:
     """A run that starts over does not repeat what it has stored itself."""
     if run_id is None or not pieces:
         return list(pieces)
-    with reading(stores.engine) as connection:
-        done = {
-            (granularity, window.since, window.until)
-            for granularity in Granularity
-            for window in fetches.stored_windows(
-                connection, account.id, granularity, since=min(p.since for p in pieces)
-            )
-            if window.run_id == run_id
-        }
+    stored = look(stores.engine, _stored_windows, account, since=min(p.since for p in pieces))
+    done = {
+        (granularity, window.since, window.until)
+        for granularity, windows in stored.items()
+        for window in windows
+        if window.run_id == run_id
+    }
     return [piece for piece in pieces if (piece.granularity, piece.since, piece.until) not in done]
 
 

@@ -40,7 +40,8 @@ def plan_account(
         (Granularity.DAILY, settings.recent_days, settings.first_days),
         (Granularity.HOURLY, settings.hourly_days, settings.first_hourly_days),
     ):
-        windows = stored.get(granularity, ())
+        # What claims to have been stored in the future was stored by a clock that was wrong, and proves nothing.
+        windows = [window for window in stored.get(granularity, ()) if window.finished_at <= now]
         wanted = set(_last(recent, today))
         wanted.update(day for day in _last(history, today) if not _settled(day, account, windows))
         if granularity is Granularity.DAILY:

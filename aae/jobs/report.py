@@ -12,23 +12,44 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from aae.jobs.context import Stores
 from aae.jobs.fetch import read_hot_frames
 from aae.jobs.telling import tell
 from aae.model import Account, AccountStatus
 from aae.notify import messages
-from aae.reporting import IncidentNote, Report, build_report, render_csv, render_html, render_markdown
+from aae.reporting import IncidentNote, Report, build_report, render_csv, render_html, render_markdown, usual_day
 from aae.storage import accounts, fetches, incidents, reports
 from aae.storage.accounts import User
-from aae.storage.engine import reading
+from aae.storage.transact import look, transact
 
 REPORTED = (AccountStatus.ACTIVE, AccountStatus.EXPIRED, AccountStatus.REVOKED)
 """Accounts whose owner expects them in the report; one that lost its authorization is listed as late."""
 
+USEFUL_DAYS = 3
+"""How far back the reports of missed mornings are still written; older ones nobody would read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """A report to be written: for whom, and about which local day (None: each account's yesterday ``at`` that moment).
+
+    ``at`` (aware) is when it was found to be owed. A run that takes long, or starts over, writes about the same day.
+    """
+
+    user: User
+    day: date | None
+    at: datetime
+    missed: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class ReportOutcome:
-    """What came of one user's report. ``outcome``: ``written``, ``exists``, ``no accounts`` or ``previewed``."""
+    """What came of one user's report. ``outcome``: ``written``, ``exists``, ``no accounts`` or ``previewed``.
+
+    ``missed``: it should have come on an earlier morning.
+    """
 
     user_id: int
     user: str
@@ -38,13 +59,39 @@ class ReportOutcome:
     headline: str = ""
     markdown: str = ""
     files: tuple[str, ...] = ()
+    missed: bool = False
 
 
 def lags(account: Account, through: datetime | None, *, now: datetime, day: date | None) -> bool:
-    """Whether numbers that reach ``through`` do not cover the account's reported day, although that has ended."""
+    """Whether numbers that reach ``through`` do not cover the account's reported day, although that has ended.
+
+    Nothing reaches into the future: what says so comes of a clock that was wrong, and tells nothing.
+    """
     reported = day or account.local_day(now) - timedelta(days=1)
     ended = datetime.combine(reported + timedelta(days=1), time(), tzinfo=account.zone)
-    return ended <= now and (through is None or through < ended)
+    return ended <= now and (through is None or through > now or through < ended)
+
+
+def editions(stores: Stores, users: Sequence[User], *, now: datetime, day: date | None) -> list[Edition]:
+    """What is to be written: the report on ``day``, or without it today's and those of the mornings that were missed.
+
+    Missed are the days after a user's last report, the oldest first; a user who never had one misses none.
+    """
+    if day is not None:
+        return [Edition(user, day, now) for user in users]
+    last = look(stores.engine, reports.last_days)
+    owned: dict[int, list[Account]] = {user.id: [] for user in users}
+    for account in look(stores.engine, accounts.list_accounts, user_ids=list(owned), statuses=REPORTED):
+        owned[account.user_id].append(account)
+    found = []
+    for user in users:
+        yesterday = usual_day(owned[user.id], now)
+        # Without accounts there is nothing to report on, and without a report before nobody has missed one.
+        before = last.get(user.id, yesterday) if owned[user.id] else yesterday
+        missed = [yesterday - timedelta(days=age) for age in range(USEFUL_DAYS, 0, -1)]
+        found += [Edition(user, each, now, missed=True) for each in missed if each > before]
+        found.append(Edition(user, None, now))
+    return found
 
 
 def report_user(stores: Stores, user: User, *, now: datetime, day: date | None, dry_run: bool) -> ReportOutcome:
@@ -52,9 +99,8 @@ def report_user(stores: Stores, user: User, *, now: datetime, day: date | None, 
 
     ``dry_run`` shows it and keeps nothing.
     """
-    with reading(stores.engine) as connection:
-        owned = accounts.list_accounts(connection, user_ids=[user.id], statuses=REPORTED)
-        versions = accounts.data_versions(connection)
+    owned = look(stores.engine, accounts.list_accounts, user_ids=[user.id], statuses=REPORTED)
+    versions = look(stores.engine, accounts.data_versions)
     if not owned:
         return ReportOutcome(user.id, user.name, "no accounts", day or now.date() - timedelta(days=1))
     frames = [read_hot_frames(stores, account, now=now, version=versions[account.id][0]) for account in owned]
@@ -66,8 +112,7 @@ def report_user(stores: Stores, user: User, *, now: datetime, day: date | None, 
         report_date=day,
         drift=_drift(stores, owned, now=now, day=day),
     )
-    with reading(stores.engine) as connection:
-        kept = None if dry_run else reports.get(connection, user_id=user.id, report_date=report.report_date)
+    kept = None if dry_run else look(stores.engine, reports.get, user_id=user.id, report_date=report.report_date)
     if kept is not None:
         files = _write_files(stores, user, report.report_date, kept.html, kept.csv)
         return _outcome(user, report, "exists", files=files)
@@ -81,7 +126,8 @@ def _keep(stores: Stores, user: User, report: Report, markdown: str, *, now: dat
     """Report and notification in one transaction, the files after it: they can be written again, it cannot."""
     html = render_html(report, public_url=stores.settings.public_url)
     csv = render_csv(report)
-    with stores.engine.begin() as connection:
+
+    def work(connection: Connection) -> bool:
         if not reports.save(
             connection,
             user_id=user.id,
@@ -93,9 +139,13 @@ def _keep(stores: Stores, user: User, report: Report, markdown: str, *, now: dat
             csv=csv,
             markdown=markdown,
         ):
-            return _outcome(user, report, "exists")
+            return False
         note = messages.daily_report(user_id=user.id, report=report, public_url=stores.settings.public_url)
         tell(connection, user, note, now=now)
+        return True
+
+    if not transact(stores.engine, work):
+        return _outcome(user, report, "exists")
     files = _write_files(stores, user, report.report_date, html, csv)
     return _outcome(user, report, "written", markdown=markdown, files=files)
 
@@ -108,8 +158,7 @@ def _write_files(stores: Stores, user: User, day: date, html: str, csv: str) -> 
 
 def _incidents(stores: Stores, user: User, now: datetime) -> list[IncidentNote]:
     """What is open, and what ended within the two days that the report may speak of."""
-    with reading(stores.engine) as connection:
-        rows = incidents.list_between(connection, now - timedelta(days=2), now, user_ids=[user.id])
+    rows = look(stores.engine, incidents.list_between, now - timedelta(days=2), now, user_ids=[user.id])
     return [
         IncidentNote(
             metric=row.metric,
@@ -130,10 +179,10 @@ def _incidents(stores: Stores, user: User, now: datetime) -> list[IncidentNote]:
 
 def _drift(stores: Stores, owned: Sequence[Account], *, now: datetime, day: date | None) -> dict[int, Decimal]:
     """How far each account's sums for the day were from its platform's own when they were last stored."""
-    with reading(stores.engine) as connection:
-        found = {
-            one.id: fetches.drift_on(connection, one.id, day or one.local_day(now) - timedelta(days=1)) for one in owned
-        }
+    found = {
+        one.id: look(stores.engine, fetches.drift_on, one.id, day or one.local_day(now) - timedelta(days=1))
+        for one in owned
+    }
     return {key: Decimal(str(drift)) for key, drift in found.items() if drift is not None}
 
 

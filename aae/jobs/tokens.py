@@ -20,7 +20,7 @@ from aae.model import Account, AccountStatus, Token
 from aae.notify import messages
 from aae.platforms.base import TokenCheck, TokenState
 from aae.storage import accounts
-from aae.storage.engine import reading
+from aae.storage.transact import look, transact
 
 EXPIRING_HOURS = 24.0
 """A token that expires within this counts as failing (requirement 2.1)."""
@@ -65,13 +65,19 @@ def _keep(
     context: Context, account: Account, before: Token, checked: TokenCheck, *, now: datetime, run_id: str | None
 ) -> TokenResult:
     """Store the token that a check came back with, log it, and notice a recovery."""
-    with context.engine.begin() as connection:
+
+    def replace_token(connection: Connection) -> bool:
+        # In the log already: this transaction has happened before, and nobody was told.
+        return accounts.is_logged(
+            connection, account.id, at=now, outcome="refreshed", token_version=before.version + 1, run_id=run_id
+        ) or accounts.replace_token(
+            connection, context.vault, account.id, checked.token, expected_version=before.version, now=now
+        )
+
+    def work(connection: Connection) -> tuple[str, bool]:
         outcome, version = str(checked.state), before.version
         if checked.state is TokenState.REFRESHED:
-            won = accounts.replace_token(
-                connection, context.vault, account.id, checked.token, expected_version=before.version, now=now
-            )
-            outcome, version = ("refreshed", before.version + 1) if won else ("lost_race", before.version)
+            outcome, version = ("refreshed", version + 1) if replace_token(connection) else ("lost_race", version)
         accounts.log_refresh(
             connection,
             account_id=account.id,
@@ -81,9 +87,12 @@ def _keep(
             expires_at=checked.token.expires_at,
             run_id=run_id,
         )
-        recovered = outcome != "lost_race" and _notice_recovery(
+        return outcome, outcome != "lost_race" and _notice_recovery(
             connection, context, account, version, now=now, run_id=run_id
         )
+
+    # A refreshed token exists nowhere else yet, and the old one may be dead: this write is tried for long.
+    outcome, recovered = transact(context.engine, work)
     return _result(account, "recovered" if recovered else outcome, checked.token.expires_at)
 
 
@@ -124,9 +133,10 @@ def declare_dead(
     """Pause the account and tell its owner, once, in one transaction; unless ``token`` has been replaced meanwhile."""
     expired = token.expires_at is not None and token.expires_at <= now
     status = AccountStatus.EXPIRED if expired else AccountStatus.REVOKED
-    with context.engine.begin() as connection:
+
+    def work(connection: Connection) -> bool:
         if not accounts.pause_dead(connection, account.id, status, str(error), token_version=token.version, now=now):
-            return _result(account, "lost_race", None, "The account was connected again meanwhile.")
+            return False
         if accounts.last_failed_version(connection, account.id) != token.version:
             accounts.log_refresh(
                 connection,
@@ -143,6 +153,10 @@ def declare_dead(
                 account, reason=str(error), token_version=token.version, public_url=context.settings.public_url
             )
             _tell_owner(connection, account, note, now=now)
+        return True
+
+    if not transact(context.engine, work):
+        return _result(account, "lost_race", None, "The account was connected again meanwhile.")
     return _result(account, "permanent_failure", token.expires_at, str(error))
 
 
@@ -169,32 +183,34 @@ def _tell_owner(connection: Connection, account: Account, note: messages.Notific
 
 
 def _read(stores: Stores, account: Account) -> Token:
-    with reading(stores.engine) as connection:
-        return accounts.read_token(connection, stores.vault, account.id)
+    return look(stores.engine, accounts.read_token, stores.vault, account.id)
 
 
 def _read_with_doubt(stores: Stores, account: Account) -> tuple[Token, bool]:
     """The token, and whether its owner was told that it is dead and not yet that it works again."""
-    with reading(stores.engine) as connection:
+
+    def work(connection: Connection) -> tuple[Token, bool]:
         token = accounts.read_token(connection, stores.vault, account.id)
         return token, accounts.last_failed_version(connection, account.id) is not None
+
+    return look(stores.engine, work)
 
 
 def _log_failure(
     stores: Stores, account: Account, token: Token, error: Retry, *, now: datetime, run_id: str | None
 ) -> None:
-    with stores.engine.begin() as connection:
-        accounts.log_refresh(
-            connection,
-            account_id=account.id,
-            at=now,
-            outcome="transient_failure",
-            token_version=token.version,
-            expires_at=token.expires_at,
-            error_code=error.code,
-            detail=str(error),
-            run_id=run_id,
-        )
+    transact(
+        stores.engine,
+        accounts.log_refresh,
+        account_id=account.id,
+        at=now,
+        outcome="transient_failure",
+        token_version=token.version,
+        expires_at=token.expires_at,
+        error_code=error.code,
+        detail=str(error),
+        run_id=run_id,
+    )
 
 
 def _result(account: Account, outcome: str, expires_at: datetime | None, detail: str | None = None) -> TokenResult:

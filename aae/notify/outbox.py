@@ -1,7 +1,7 @@
 """The outbox, emptied: claim one e-mail, send it, note what came of it, take the next.
 
-At least once: whoever dies between sending and noting leaves a lease that ends, and the next one sends the same message
-under the same Message-ID.
+Whoever is alive may do it: it belongs to no job's attempt. At least once: who dies between sending and noting leaves a
+lease that ends, and the next one sends the same message under the same Message-ID. Leases run on the database's clock.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from email.message import EmailMessage
 from typing import Final
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from aae.errors import AaeError, Retry, Skip, UserError
 from aae.notify.email import Attachment, Mail, Sender, compose, sender_for
 from aae.settings import Settings
 from aae.storage import notifications, reports
-from aae.storage.engine import reading
 from aae.storage.notifications import NotificationRow
+from aae.storage.transact import look, transact_unfenced
 
 log = logging.getLogger(__name__)
 
@@ -54,25 +55,27 @@ def deliver_pending(
 
     Raises:
         UserError: the SMTP address in the settings is wrong.
+        SQLAlchemyError: the database fails for longer than our patience; nothing is lost.
     """
     sent = failed = 0
     with sender or sender_for(settings) as way_out:
         while sent + failed < limit:
-            with engine.begin() as connection:
-                row = notifications.claim_email(connection, now=clock(), lease_seconds=LEASE_SECONDS)
+            row = transact_unfenced(engine, notifications.claim_email, lease_seconds=LEASE_SECONDS)
             if row is None:
                 break
             try:
                 way_out.send(_message(engine, settings, row))
+            except SQLAlchemyError:
+                # That says nothing about the message: its lease ends, and then it is due again.
+                raise
             except Exception as error:  # noqa: BLE001 - one message that cannot be made must not block the others
                 failed += 1
-                _note_failure(engine, row, error, now=clock())
+                _note_failure(engine, row, error)
                 if _concerns_all(error):
                     return Delivered(sent, failed, stopped=str(error))
             else:
                 sent += 1
-                with engine.begin() as connection:
-                    notifications.email_sent(connection, row.id, now=clock())
+                transact_unfenced(engine, notifications.email_sent, row, now=clock())
     return Delivered(sent, failed)
 
 
@@ -96,21 +99,19 @@ def _message(engine: Engine, settings: Settings, row: NotificationRow) -> EmailM
 def _report_of(engine: Engine, row: NotificationRow) -> tuple[str | None, tuple[Attachment, ...]]:
     """The stored report that the notification speaks of; without one (retention), the message stands alone."""
     day = date.fromisoformat(row.data["report_date"])
-    with reading(engine) as connection:
-        report = reports.get(connection, row.user_id, day)
+    report = look(engine, reports.get, row.user_id, day)
     if report is None:
         return None, ()
     return report.html, (Attachment(f"report-{day.isoformat()}.csv", "csv", report.csv),)
 
 
-def _note_failure(engine: Engine, row: NotificationRow, error: Exception, *, now: datetime) -> None:
+def _note_failure(engine: Engine, row: NotificationRow, error: Exception) -> None:
     # A wrong setting gets corrected: the mail waits for that. What we did not foresee will not get better by itself.
     lasting = isinstance(error, Skip) or not isinstance(error, AaeError)
     retry = not lasting and row.email_attempts < MAX_ATTEMPTS
     told = str(error) if isinstance(error, AaeError) else f"Unforeseen: {type(error).__name__}"
     log.warning("e-mail %s for user %s did not leave: %s", row.id, row.user_id, told, exc_info=_unforeseen(error))
-    with engine.begin() as connection:
-        notifications.email_failed(connection, row.id, now=now, error=told, retry=retry)
+    transact_unfenced(engine, notifications.email_failed, row, error=told, retry=retry)
 
 
 def _concerns_all(error: Exception) -> bool:

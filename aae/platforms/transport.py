@@ -87,8 +87,8 @@ class SharedState(Protocol):
     async def blocked_until(self, scopes: Sequence[str]) -> dict[str, datetime]:
         """The end of the pause of each of the scopes that has one."""
 
-    async def block(self, scope: str, until: datetime) -> None:
-        """Begin a pause, or lengthen it; never shorten it."""
+    async def block(self, scope: str, until: datetime, *, now: datetime) -> None:
+        """Begin a pause, or lengthen it; never shorten it. ``now`` is the caller's, by which it knew when to end it."""
 
     async def get_answer(self, key: str) -> bytes | None:
         """A body that was kept a short while ago."""
@@ -115,7 +115,7 @@ class LocalState:
         now = self._clock()
         return {scope: until for scope in scopes if (until := self._pauses.get(scope, now)) > now}
 
-    async def block(self, scope: str, until: datetime) -> None:
+    async def block(self, scope: str, until: datetime, *, now: datetime) -> None:
         """Begin a pause, or lengthen it; never shorten it."""
         self._pauses[scope] = max(until, self._pauses.get(scope, until))
 
@@ -367,11 +367,11 @@ class Transport:
             if streak.until is None or answer.at >= streak.until:
                 streak.pauses += 1
                 streak.until = throttled.until
-            await self._store.block(throttled.scope, throttled.until)
+            await self._store.block(throttled.scope, throttled.until, now=answer.at)
             raise
         streak.pauses, streak.until = 0, None
         for scope, until in pauses.items():
-            await self._store.block(scope, until)
+            await self._store.block(scope, until, now=answer.at)
 
     async def _back_off(self, attempt: int) -> None:
         spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing

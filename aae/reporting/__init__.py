@@ -5,6 +5,15 @@ Pure: frames and incidents in, a report out; nothing here opens a connection or 
 
 from aae.reporting.charts import charts
 from aae.reporting.render import render_csv, render_html, render_markdown
-from aae.reporting.report import IncidentNote, Report, build_report
+from aae.reporting.report import IncidentNote, Report, build_report, usual_day
 
-__all__ = ["IncidentNote", "Report", "build_report", "charts", "render_csv", "render_html", "render_markdown"]
+__all__ = [
+    "IncidentNote",
+    "Report",
+    "build_report",
+    "charts",
+    "render_csv",
+    "render_html",
+    "render_markdown",
+    "usual_day",
+]

@@ -211,6 +211,12 @@ class Report:
         }
 
 
+def usual_day(accounts: Sequence[Account], now: datetime) -> date:
+    """The day that a report written at ``now`` bears: the yesterday that most of the accounts have, or UTC's."""
+    yesterdays = [account.local_day(now) - timedelta(days=1) for account in accounts]
+    return _commonest(yesterdays) or now.astimezone(UTC).date() - timedelta(days=1)
+
+
 def build_report(
     *,
     user_name: str,
@@ -232,7 +238,7 @@ def build_report(
         drift: account id to how far our sums are from the platform's own, as a share of them.
     """
     days = {f.account.id: report_date or f.account.local_day(now) - timedelta(days=1) for f in frames}
-    bears = report_date or _commonest(list(days.values())) or now.astimezone(UTC).date() - timedelta(days=1)
+    bears = report_date or usual_day([frame.account for frame in frames], now)
     late = tuple(
         LateAccount(f.account, days[f.account.id], reason)
         for f in frames

@@ -297,7 +297,9 @@ def log_refresh(
     detail: str | None = None,
     run_id: str | None = None,
 ) -> None:
-    """Add to the refresh log; the outcomes are listed at ``token_refreshes`` in the schema. No secrets."""
+    """Add to the refresh log, once; the outcomes are listed at ``token_refreshes`` in the schema. No secrets."""
+    if is_logged(connection, account_id, at=at, outcome=outcome, token_version=token_version, run_id=run_id):
+        return
     connection.execute(
         insert(token_refreshes).values(
             account_id=account_id,
@@ -310,6 +312,20 @@ def log_refresh(
             run_id=run_id,
         )
     )
+
+
+def is_logged(
+    connection: Connection, account_id: int, *, at: datetime, outcome: str, token_version: int, run_id: str | None
+) -> bool:
+    """Whether this is in the refresh log: a transaction that is made again may have happened already."""
+    same = select(token_refreshes.c.id).where(
+        token_refreshes.c.account_id == account_id,
+        token_refreshes.c.at == at,
+        token_refreshes.c.outcome == outcome,
+        token_refreshes.c.token_version == token_version,
+        token_refreshes.c.run_id.is_not_distinct_from(run_id),
+    )
+    return connection.execute(same.limit(1)).first() is not None
 
 
 def last_failed_version(connection: Connection, account_id: int) -> int | None:

@@ -6,8 +6,11 @@ waits for a network happens inside one.
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Final
@@ -43,8 +46,8 @@ _MYSQL_REMEDIES: Final = {
 }
 
 
-def connect(url: str) -> Engine:
-    """An engine for ``url``; nothing is dialled yet (see :func:`check`).
+def connect(url: str, *, timeout: int = 120) -> Engine:
+    """An engine for ``url``; nothing is dialled yet (see :func:`check`). ``timeout`` (seconds) bounds every wait.
 
     SQLite's parent folder is created, readable by its owner only. On MySQL every session speaks UTC, utf8mb4 and strict
     SQL at READ COMMITTED, and no call waits for ever.
@@ -56,9 +59,9 @@ def connect(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
-            return _connect_sqlite(url, parsed.database)
+            return _connect_sqlite(url, parsed.database, timeout)
         if parsed.drivername == "mysql+pymysql":
-            return _connect_mysql(url)
+            return _connect_mysql(url, timeout)
     except (SQLAlchemyError, ValueError, ImportError) as error:
         if isinstance(error, NoSuchModuleError | ImportError):
             raise UserError(f"The database driver for this URL is not installed ({error}).") from None
@@ -78,6 +81,14 @@ def reading(engine: Engine, *, snapshot: bool = False) -> Iterator[Connection]:
         options["isolation_level"] = "REPEATABLE READ"
     with engine.connect().execution_options(**options) as connection:
         yield connection
+
+
+def database_clock(connection: Connection) -> datetime:
+    """What time it is for the database (aware UTC): the one clock that several machines share."""
+    if connection.dialect.name == "sqlite":
+        return datetime.fromisoformat(connection.scalar(text("SELECT strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')")))
+    told: datetime = connection.scalar(text("SELECT UTC_TIMESTAMP(6)"))
+    return told.replace(tzinfo=UTC)
 
 
 def check(engine: Engine) -> None:
@@ -144,7 +155,7 @@ def require_current(engine: Engine) -> None:
         raise UserError(f"The database is {state} and this program needs version {head()}: run aae db upgrade.")
 
 
-def _connect_sqlite(url: str, database: str | None) -> Engine:
+def _connect_sqlite(url: str, database: str | None, timeout: int) -> Engine:
     if database and not database.startswith((":memory:", "file:")):
         folder = Path(database).parent
         try:
@@ -160,14 +171,10 @@ def _connect_sqlite(url: str, database: str | None) -> Engine:
     def _prepare(connection: Any, _record: Any) -> None:
         # The driver must not begin transactions by its own rules: _begin below does.
         connection.isolation_level = None
-        for pragma in (
-            # First, so that switching to WAL waits for other processes doing the same.
-            f"busy_timeout = {_SQLITE_PATIENCE_MS}",
-            "journal_mode = WAL",
-            "synchronous = NORMAL",
-            "foreign_keys = ON",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
+        connection.execute(f"PRAGMA busy_timeout = {min(_SQLITE_PATIENCE_MS, timeout * 1000)}")
+        _write_ahead(connection)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -179,6 +186,19 @@ def _connect_sqlite(url: str, database: str | None) -> Engine:
     return engine
 
 
+def _write_ahead(connection: Any) -> None:
+    """Switch to the write-ahead log, which for a new file SQLite refuses at once while others are doing the same."""
+    for left in reversed(range(100)):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if left == 0 or "locked" not in str(error):
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
 def _absent_file(engine: Engine) -> Path | None:
     """The SQLite file that the engine would make, if it is not there yet."""
     name = engine.url.database if engine.dialect.name == "sqlite" else None
@@ -187,7 +207,7 @@ def _absent_file(engine: Engine) -> Path | None:
     return Path(name)
 
 
-def _connect_mysql(url: str) -> Engine:
+def _connect_mysql(url: str, timeout: int) -> Engine:
     return create_engine(
         url,
         isolation_level="READ COMMITTED",
@@ -199,9 +219,9 @@ def _connect_mysql(url: str) -> Engine:
         json_deserializer=orjson.loads,
         connect_args={
             "charset": "utf8mb4",
-            "connect_timeout": 10,
-            "read_timeout": 120,
-            "write_timeout": 120,
+            "connect_timeout": min(10, timeout),
+            "read_timeout": timeout,
+            "write_timeout": timeout,
             "init_command": _MYSQL_SESSION,
         },
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, Row, func, insert, select
 
 from aae.model import Granularity, Platform, Slice, Totals
 from aae.storage.bulk import fit, new_id
@@ -73,11 +74,14 @@ def record(
     detail: str | None = None,
     run_id: str | None = None,
 ) -> int:
-    """Log one try; returns its id.
+    """Log one try, unless it is in the log (see :func:`find`); returns its id.
 
     ``outcome``: stored, throttled, failed, reauthorize or skipped. ``totals`` are the sums of our rows,
     ``platform_totals`` the platform's own, ``drift`` how far they are apart as a share of the platform's.
     """
+    before = find(connection, piece, started_at=started_at, run_id=run_id)
+    if before is not None:
+        return before.id
     result = connection.execute(
         insert(fetches).values(
             account_id=account_id,
@@ -106,12 +110,31 @@ def record(
     return new_id(result)
 
 
+def find(connection: Connection, piece: Slice, *, started_at: datetime, run_id: str | None) -> FetchRow | None:
+    """The try at ``piece`` that this run began at this moment, if it is in the log.
+
+    This is how a transaction that is made again finds out that it has happened, though nobody was told.
+    """
+    row = connection.execute(
+        select(fetches).where(
+            fetches.c.account_id == piece.account_id,
+            fetches.c.granularity == piece.granularity.value,
+            # For the index; the margin is for clocks that are set back.
+            fetches.c.finished_at >= started_at - timedelta(days=1),
+            fetches.c.started_at == started_at,
+            fetches.c.since == piece.since,
+            fetches.c.until == piece.until,
+            fetches.c.run_id.is_not_distinct_from(run_id),
+        )
+    ).first()
+    return None if row is None else _row(row)
+
+
 def latest(connection: Connection, account_id: int) -> dict[Granularity, FetchRow]:
     """The newest try of each granularity, whatever its outcome."""
     newest = select(func.max(fetches.c.id)).where(fetches.c.account_id == account_id).group_by(fetches.c.granularity)
     rows = connection.execute(select(fetches).where(fetches.c.id.in_(newest)))
-    found = (FetchRow(**{**row._mapping, "granularity": Granularity(row.granularity)}) for row in rows)
-    return {row.granularity: row for row in found}
+    return {row.granularity: row for row in map(_row, rows)}
 
 
 def stored_windows(
@@ -156,3 +179,7 @@ def calls_by_platform(connection: Connection, run_id: str) -> dict[Platform, int
         .group_by(ad_accounts.c.platform)
     )
     return {Platform(platform): int(calls) for platform, calls in rows}
+
+
+def _row(row: Row[Any]) -> FetchRow:
+    return FetchRow(**{**row._mapping, "granularity": Granularity(row.granularity)})

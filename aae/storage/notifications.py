@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Select, and_, or_, select, update
 
 from aae.storage.bulk import add_once, fit
+from aae.storage.engine import database_clock
 from aae.storage.schema import notifications, users
 
 _PAUSE: Final = timedelta(minutes=1)
@@ -70,12 +71,13 @@ def add(
     return add_once(connection, notifications, values, notifications.c.dedupe_key == dedupe_key) is not None
 
 
-def claim_email(connection: Connection, *, now: datetime, lease_seconds: float) -> NotificationRow | None:
-    """Take the oldest e-mail that is due; nobody else gets it until the lease ends.
+def claim_email(connection: Connection, *, lease_seconds: float) -> NotificationRow | None:
+    """Take the oldest e-mail that is due; nobody else gets it until the lease ends, by the database's clock.
 
     Due are pending ones (not before the pause after a failed attempt is over) and those whose sender died with its
     lease. Commit before sending. ``None`` when nothing is due.
     """
+    now = database_clock(connection)
     due = or_(
         and_(
             notifications.c.email_state == "pending",
@@ -102,26 +104,23 @@ def claim_email(connection: Connection, *, now: datetime, lease_seconds: float) 
     return NotificationRow(**connection.execute(_rows().where(notifications.c.id == chosen)).one()._mapping)
 
 
-def email_sent(connection: Connection, notification_id: int, *, now: datetime) -> None:
-    """The claimed e-mail has left the house."""
-    _settle(connection, notification_id, email_state="sent", email_sent_at=now, email_error=None)
+def email_sent(connection: Connection, claim: NotificationRow, *, now: datetime) -> bool:
+    """The claimed e-mail has left the house; False if somebody else has claimed it since, whose word counts then."""
+    return _settle(connection, claim, email_state="sent", email_sent_at=now, email_error=None)
 
 
-def email_failed(connection: Connection, notification_id: int, *, now: datetime, error: str, retry: bool) -> None:
-    """The claimed e-mail has not left.
+def email_failed(connection: Connection, claim: NotificationRow, *, error: str, retry: bool) -> bool:
+    """The claimed e-mail has not left; False as with :func:`email_sent`.
 
     With ``retry`` it is due again after a pause, which doubles with every attempt from one minute up to an hour.
     ``error`` must not hold a secret.
     """
-    attempts = connection.scalars(
-        select(notifications.c.email_attempts).where(notifications.c.id == notification_id)
-    ).one()
-    pause = min(_PAUSE * 2 ** min(max(attempts - 1, 0), 10), _LONGEST_PAUSE)
-    _settle(
+    pause = min(_PAUSE * 2 ** min(max(claim.email_attempts - 1, 0), 10), _LONGEST_PAUSE)
+    return _settle(
         connection,
-        notification_id,
+        claim,
         email_state="pending" if retry else "failed",
-        email_claimed_until=now + pause if retry else None,
+        email_claimed_until=database_clock(connection) + pause if retry else None,
         email_error=fit(error, 500),
     )
 
@@ -142,5 +141,10 @@ def _rows() -> Select[Any]:
     return select(*own, users.c.email, users.c.name.label("user_name")).join_from(notifications, users)
 
 
-def _settle(connection: Connection, notification_id: int, **values: Any) -> None:
-    connection.execute(update(notifications).where(notifications.c.id == notification_id).values(**values))
+def _settle(connection: Connection, claim: NotificationRow, **values: Any) -> bool:
+    ours = and_(
+        notifications.c.id == claim.id,
+        notifications.c.email_state == "sending",
+        notifications.c.email_attempts == claim.email_attempts,
+    )
+    return connection.execute(update(notifications).where(ours).values(**values)).rowcount == 1

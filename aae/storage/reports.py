@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from aae.storage.bulk import add_once
 from aae.storage.schema import reports
@@ -63,6 +63,12 @@ def get(connection: Connection, user_id: int, report_date: date) -> ReportRow | 
 def exists(connection: Connection, user_id: int, report_date: date) -> bool:
     """Whether the user has a report about this day."""
     return connection.execute(select(reports.c.id).where(_key(user_id, report_date))).first() is not None
+
+
+def last_days(connection: Connection) -> dict[int, date]:
+    """The latest day that each user has a report about; users without any are absent."""
+    newest = select(reports.c.user_id, func.max(reports.c.report_date).label("day")).group_by(reports.c.user_id)
+    return {row.user_id: row.day for row in connection.execute(newest)}
 
 
 def _key(user_id: int, report_date: date) -> ColumnElement[bool]:

@@ -376,3 +376,36 @@ notifications = Table(
     Index(None, "email_state", "email_claimed_until"),
     **_MYSQL,
 )
+
+# Which process works on which run: one row per attempt. Its id is the fencing token of everything the attempt writes.
+attempts = Table(
+    "attempts",
+    metadata,
+    _id(),
+    Column("job", String(64), nullable=False),
+    # Holds the job's name while the attempt lasts and is empty after: at most one attempt of a job at any time.
+    Column("holding", String(64), nullable=True, unique=True),
+    Column("run_id", String(64), nullable=False),
+    # Where its process lives, so that a neighbour can see whether it still does: machine, process id, start.
+    Column("place", String(190), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("born", BigInteger, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime, nullable=True),
+    # ended | lost | crashed | handed_over
+    Column("outcome", String(16), nullable=True),
+    Column("reason", String(500), nullable=True),
+    Index(None, "run_id"),
+    **_MYSQL,
+)
+
+# Signs of life, apart from the rows that fence: a sign of life must not wait for a transaction, nor stop one.
+attempt_beats = Table(
+    "attempt_beats",
+    metadata,
+    Column("attempt_id", _REFERENCE, ForeignKey("attempts.id"), primary_key=True, autoincrement=False),
+    Column("beats", BigInteger, nullable=False),
+    Column("beat_at", UtcDateTime, nullable=False),
+    Column("doing", String(300), nullable=False),
+    **_MYSQL,
+)

@@ -28,6 +28,9 @@ from aae.storage import accounts
 from aae.storage.engine import reading
 from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, entities
 
+# One for all: reading the certificates takes longer than a call. No connection outlives it.
+_http = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -43,14 +46,14 @@ class Bench:
         return self.clock.now
 
     def control(self, path: str, **query: Any) -> Any:
-        return httpx.get(f"{self.url}/_sandbox/{path}", params=query).raise_for_status().json()
+        return _http.get(f"{self.url}/_sandbox/{path}", params=query).raise_for_status().json()
 
     def order(self, path: str, **body: Any) -> Any:
-        return httpx.post(f"{self.url}/_sandbox/{path}", json=body).raise_for_status().json()
+        return _http.post(f"{self.url}/_sandbox/{path}", json=body).raise_for_status().json()
 
     def forgive(self) -> None:
         """Switch all faults off."""
-        httpx.delete(f"{self.url}/_sandbox/faults").raise_for_status()
+        _http.delete(f"{self.url}/_sandbox/faults").raise_for_status()
 
     def accounts(self, **filters: Any) -> list[Account]:
         with reading(self.engine) as connection:
@@ -108,7 +111,7 @@ def bench(
     """A sandbox with a clock that stands still, and settings that point at it."""
     clock = Clock(world.anchor, frozen=True)
     with running(create_app(world, clock=clock)) as url:
-        environment = httpx.get(f"{url}/_sandbox/settings").json() | {
+        environment = _http.get(f"{url}/_sandbox/settings").json() | {
             "AAE_DATABASE_URL": engine.url.render_as_string(hide_password=False),
             "AAE_REDIS_URL": redis_url,
             "AAE_ENCRYPTION_KEYS": "test:" + base64.b64encode(bytes(range(32))).decode(),

@@ -180,23 +180,62 @@ def test_a_lease_that_ran_out_does_not_free_the_next_holders(cache: Cache, raw: 
 
 async def test_a_block_is_seen_by_others_and_only_ever_extended(redis_url: str, now: datetime) -> None:
     one, other = SharedState(redis_url), SharedState(redis_url)
-    await one.block("meta:account:1", now + timedelta(minutes=5))
-    await other.block("meta:account:1", now + timedelta(minutes=1))
+    await one.block("meta:account:1", now + timedelta(minutes=5), now=now)
+    await other.block("meta:account:1", now + timedelta(minutes=1), now=now)
     seen = await other.blocked_until(["meta:account:1", "google:developer"])
     assert seen == {"meta:account:1": now + timedelta(minutes=5)}
-    await other.block("meta:account:1", now + timedelta(minutes=9, microseconds=1))
+    await other.block("meta:account:1", now + timedelta(minutes=9, microseconds=1), now=now)
     assert await one.blocked_until(["meta:account:1"]) == {"meta:account:1": now + timedelta(minutes=9, milliseconds=1)}
     assert await one.blocked_until([]) == {}
     await one.aclose()
     await other.aclose()
 
 
+async def test_its_own_blocks_a_process_remembers_when_redis_is_away_or_wiped(
+    redis_url: str, raw: redis.Redis, now: datetime
+) -> None:
+    away, wiped = SharedState(NOWHERE), SharedState(redis_url)
+    for state in (away, wiped):
+        await state.block("meta:app", now + timedelta(minutes=5), now=now)
+        await state.block("meta:app", now + timedelta(minutes=1), now=now)
+        raw.flushall()
+        assert await state.blocked_until(["meta:app", "a"]) == {"meta:app": now + timedelta(minutes=5)}
+        await state.aclose()
+
+
+async def test_a_block_set_by_a_clock_that_was_wrong_is_forgotten_when_it_was_to_end(
+    redis_url: str, raw: redis.Redis, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = SharedState(redis_url)
+    ahead = now + timedelta(days=30)
+    await state.block("meta:app", ahead + timedelta(minutes=5), now=ahead)
+    assert 300 < raw.ttl("aae:blocked:meta:app") <= 361
+    raw.flushall()
+    start = time.monotonic()
+    monkeypatch.setattr("aae.cache.time.monotonic", lambda: start + 362)
+    assert await state.blocked_until(["meta:app"]) == {}
+    await state.aclose()
+
+
+def test_a_redis_that_stays_away_is_dialled_ever_more_rarely_but_at_least_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache, dialled = Cache(NOWHERE), []
+    monkeypatch.setattr(cache._client, "set", lambda *_, **__: dialled.append(clock[0]) or cache._client.ping())
+    clock = [0.0]
+    monkeypatch.setattr("aae.cache.time.monotonic", lambda: clock[0])
+    while clock[0] < 300:
+        cache.put_frames(frames(["a"], [1]), ttl=60)
+        clock[0] += 1
+    assert dialled == [0, 5, 15, 35, 75, 135, 195, 255]
+
+
 async def test_a_block_of_a_replayed_past_is_kept(redis_url: str, raw: redis.Redis) -> None:
     state = SharedState(redis_url)
     past = datetime(2020, 1, 1, tzinfo=UTC)
-    await state.block("meta:app", past)
+    await state.block("meta:app", past, now=past)
     assert await state.blocked_until(["meta:app"]) == {"meta:app": past}
-    assert 0 < raw.ttl("aae:blocked:meta:app") <= 86_401
+    assert 0 < raw.ttl("aae:blocked:meta:app") <= 61
     await state.aclose()
 
 
@@ -221,7 +260,6 @@ async def test_shared_state_without_redis_is_empty_and_one_warning_says_so(
 ) -> None:
     state = SharedState(NOWHERE)
     with caplog.at_level(logging.WARNING, "aae.cache"):
-        await state.block("a", now)
         await state.put_answer("k", b"x")
         assert await state.blocked_until(["a"]) == {}
         assert await state.get_answer("k") is None
@@ -233,7 +271,7 @@ def test_shared_state_survives_the_end_of_an_event_loop(redis_url: str, now: dat
     state = SharedState(redis_url)
 
     async def block_and_read() -> dict[str, datetime]:
-        await state.block("a", now)
+        await state.block("a", now, now=now)
         found = await state.blocked_until(["a"])
         await state.aclose()
         return found
@@ -244,7 +282,7 @@ def test_shared_state_survives_the_end_of_an_event_loop(redis_url: str, now: dat
 def test_every_key_has_the_prefix(cache: Cache, raw: redis.Redis, redis_url: str, now: datetime) -> None:
     async def write() -> None:
         state = SharedState(redis_url)
-        await state.block("a", now)
+        await state.block("a", now, now=now)
         await state.put_answer("k", b"x")
         await state.aclose()
 

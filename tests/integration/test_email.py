@@ -256,7 +256,16 @@ def states(engine: Engine) -> dict[str, str]:
         return {row.dedupe_key: row.email_state for row in connection.execute(select(table))}
 
 
+database = {"says": NOW}
+
+
+@pytest.fixture(autouse=True)
+def _database_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifications, "database_clock", lambda _: database["says"])
+
+
 def deliver(engine: Engine, settings: Settings, *, at: datetime = NOW, **more: Any) -> Delivered:
+    database["says"] = at
     return deliver_pending(engine, settings, clock=lambda: at, **more)
 
 

@@ -116,7 +116,8 @@ def test_processes_that_upgrade_at_once_do_not_collide(
 
     with ThreadPoolExecutor(4) as pool:
         applied = list(pool.map(upgrade, range(4)))
-    assert sorted(applied) == [[], [], [], [database.head()]]
+    assert sorted(map(len, applied))[:3] == [0, 0, 0]
+    assert max(applied)[-1] == database.head()
 
 
 def test_processes_that_write_at_once_all_succeed(engine: Engine) -> None:

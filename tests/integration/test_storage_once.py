@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from aae.model import Granularity, Platform, Slice, Totals
 from aae.storage import accounts, fetches, incidents, notifications, reports
 from aae.storage.engine import reading
+from aae.storage.notifications import NotificationRow
 from aae.vault import Vault
 
 DAY = date(2026, 11, 21)
@@ -166,7 +167,7 @@ def test_an_email_is_claimed_by_one_worker_only(engine: Engine, user_id: int, no
         claimed = []
         while True:
             with engine.begin() as connection:
-                row = notifications.claim_email(connection, now=now, lease_seconds=60)
+                row = notifications.claim_email(connection, lease_seconds=60)
             if row is None:
                 return claimed
             claimed.append(row.id)
@@ -176,10 +177,22 @@ def test_an_email_is_claimed_by_one_worker_only(engine: Engine, user_id: int, no
     assert len(claimed) == len(set(claimed)) == 12
 
 
-def test_an_email_is_claimed_again_when_the_lease_ran_out(engine: Engine, user_id: int, now: datetime) -> None:
+@pytest.fixture
+def database_says(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
+    """Set the database's clock."""
+    return lambda moment: monkeypatch.setattr(notifications, "database_clock", lambda _: moment)
+
+
+def test_an_email_is_claimed_again_when_the_lease_ran_out(
+    engine: Engine, user_id: int, now: datetime, database_says: Callable[[datetime], None]
+) -> None:
+    def claim(moment: datetime) -> NotificationRow | None:
+        database_says(moment)
+        return notifications.claim_email(connection, lease_seconds=60)
+
     with engine.begin() as connection:
         notify(connection, user_id, now)
-        first = notifications.claim_email(connection, now=now, lease_seconds=60)
+        first = claim(now)
         assert first is not None
         assert (first.email, first.user_name, first.email_state, first.email_attempts) == (
             "a@example.com",
@@ -187,31 +200,38 @@ def test_an_email_is_claimed_again_when_the_lease_ran_out(engine: Engine, user_i
             "sending",
             1,
         )
-        assert notifications.claim_email(connection, now=now + timedelta(seconds=59), lease_seconds=60) is None
-        second = notifications.claim_email(connection, now=now + timedelta(seconds=60), lease_seconds=60)
+        assert claim(now + timedelta(seconds=59)) is None
+        second = claim(now + timedelta(seconds=60))
         assert second is not None
         assert (second.id, second.email_attempts) == (first.id, 2)
-        notifications.email_sent(connection, first.id, now=now)
-        assert notifications.claim_email(connection, now=now + timedelta(days=1), lease_seconds=60) is None
+        assert not notifications.email_failed(connection, first, error="too late", retry=True), "it is the second's now"
+        assert notifications.email_sent(connection, second, now=now)
+        assert claim(now + timedelta(days=1)) is None
         (row,) = notifications.list_for(connection, user_id)
     assert (row.email_state, row.email_sent_at, row.email_error) == ("sent", now, None)
 
 
-def test_a_failed_email_waits_longer_each_time(engine: Engine, user_id: int, now: datetime) -> None:
+def test_a_failed_email_waits_longer_each_time(
+    engine: Engine, user_id: int, now: datetime, database_says: Callable[[datetime], None]
+) -> None:
+    def claim(moment: datetime) -> NotificationRow | None:
+        database_says(moment)
+        return notifications.claim_email(connection, lease_seconds=60)
+
     with engine.begin() as connection:
         notify(connection, user_id, now)
         moment = now
         for minutes in (1, 2, 4, 8, 16, 32, 60, 60):
-            row = notifications.claim_email(connection, now=moment, lease_seconds=60)
+            row = claim(moment)
             assert row is not None
-            notifications.email_failed(connection, row.id, now=moment, error="450 busy", retry=True)
+            notifications.email_failed(connection, row, error="450 busy", retry=True)
             due = moment + timedelta(minutes=minutes)
-            assert notifications.claim_email(connection, now=due - timedelta(seconds=1), lease_seconds=60) is None
+            assert claim(due - timedelta(seconds=1)) is None
             moment = due
-        row = notifications.claim_email(connection, now=moment, lease_seconds=60)
+        row = claim(moment)
         assert row is not None
-        notifications.email_failed(connection, row.id, now=moment, error="550 " + "x" * 900, retry=False)
-        assert notifications.claim_email(connection, now=now + timedelta(days=9), lease_seconds=60) is None
+        notifications.email_failed(connection, row, error="550 " + "x" * 900, retry=False)
+        assert claim(now + timedelta(days=9)) is None
         (row,) = notifications.list_for(connection, user_id)
     assert (row.email_state, len(row.email_error or "")) == ("failed", 500)
 
@@ -279,6 +299,32 @@ def test_incidents_of_a_time_are_those_open_in_it(engine: Engine, user_id: int, 
         assert ids(now + 2 * hour, now + 3 * hour) == [over, still]
         assert ids(now + 3 * hour, now + 4 * hour) == [still]
         assert ids(now, now + 9 * hour, user_ids=[]) == []
+
+
+def test_the_same_try_is_logged_once(engine: Engine, account_id: int, now: datetime) -> None:
+    piece = Slice(account_id, Granularity.DAILY, date(2026, 11, 1), date(2026, 11, 3))
+    other = Slice(account_id, Granularity.HOURLY, date(2026, 11, 1), date(2026, 11, 3))
+
+    def record(slice_: Slice = piece, at: datetime = now, run_id: str | None = "run") -> int:
+        return fetches.record(
+            connection,
+            account_id=account_id,
+            piece=slice_,
+            started_at=at,
+            finished_at=at,
+            outcome="stored",
+            run_id=run_id,
+        )
+
+    with engine.begin() as connection:
+        assert fetches.find(connection, piece, started_at=now, run_id="run") is None
+        once = record()
+        assert record() == once
+        later = now + timedelta(microseconds=1)
+        assert len({once, record(other), record(at=later), record(run_id="other"), record(run_id=None)}) == 5
+        found = fetches.find(connection, piece, started_at=now, run_id="run")
+    assert found is not None
+    assert (found.id, found.outcome) == (once, "stored")
 
 
 def test_the_fetch_log_knows_what_is_covered_and_what_it_cost(engine: Engine, account_id: int, now: datetime) -> None:

@@ -323,6 +323,6 @@ async def test_local_answers_are_bounded_in_memory() -> None:
 
 async def test_a_pause_is_never_shortened() -> None:
     state = LocalState(Clock())
-    await state.block("a", NOW + timedelta(hours=1))
-    await state.block("a", NOW + timedelta(minutes=1))
+    await state.block("a", NOW + timedelta(hours=1), now=NOW)
+    await state.block("a", NOW + timedelta(minutes=1), now=NOW)
     assert await state.blocked_until(["a", "b"]) == {"a": NOW + timedelta(hours=1)}
