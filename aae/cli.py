@@ -55,6 +55,8 @@ err = Console(stderr=True, soft_wrap=True)
 
 _HISTORY_MONTHS = 37
 """Meta's insights reach back 37 months (error 3018 beyond). Further back is a typing mistake for every platform."""
+_DELIVER_SECONDS = 20.0
+"""How often the watch looks into the outbox."""
 
 Seed = Annotated[int, typer.Option(help="Which world the sandbox plays; the same seed, the same numbers.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON instead of a table.")]
@@ -442,6 +444,86 @@ def _print_plan(chosen: Sequence[Account], plan: Sequence[Slice]) -> None:
     out.print(f"{len(plan)} slices of {len(names)} accounts.")
 
 
+@app.command()
+def watch() -> None:
+    """Watch over the runs: run lost ones again, skip what piled up, make what was missed, send mail that waits.
+
+    Run one beside the workers, or several on different machines: one leads, the others take over when it falls silent.
+    Needs the database and the Prefect server; waits for both when they are away. AAE_RECOVERY__... say how soon.
+    """
+    import logging  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+    import threading  # noqa: PLC0415
+
+    from aae.local.stack import POOL  # noqa: PLC0415
+    from aae.operate.recovery import Watch, keep_delivering, keep_watch  # noqa: PLC0415
+    from aae.storage.engine import connect  # noqa: PLC0415
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stdout)
+    settings = _settings()
+    engine = connect(settings.resolved_database_url, timeout=5)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    post = threading.Thread(target=keep_delivering, args=(engine, settings, _DELIVER_SECONDS, stop), daemon=True)
+    post.start()
+    out.print(f"watching the work pool {POOL}")
+    with _prefect(settings) as api:
+        keep_watch(Watch(engine, api, settings.recovery, POOL), settings.recovery.watch_seconds, stop, say=out.print)
+
+
+@app.command()
+def drain(
+    within: Annotated[
+        float | None,
+        typer.Option(help="Seconds that running jobs get to finish; AAE_RECOVERY__DRAIN_SECONDS without it."),
+    ] = None,
+    keep_worker: Annotated[bool, typer.Option("--keep-worker", help="Leave this machine's workers running.")] = False,
+) -> None:
+    """Before a deploy or a reboot: start no new runs, let the running ones finish, then stop this machine's workers.
+
+    What has not finished within the limit is handed over: it stops where it is and goes on, as the same run, after
+    aae resume. Nothing is lost or done twice. Of what falls due meanwhile, the last run of each job is made then.
+    """
+    from aae.local.stack import POOL  # noqa: PLC0415
+    from aae.operate.drain import AtWork, drain  # noqa: PLC0415
+
+    settings = _settings()
+    engine = _tables(settings)
+    limit = settings.recovery.drain_seconds if within is None else within
+    with _prefect(settings) as api, out.status("draining ...") as status:
+
+        def show(still: Sequence[AtWork]) -> None:
+            jobs = ", ".join(f"{one.job} since {one.since:%H:%M:%S} ({one.doing})" for one in still)
+            status.update(f"waiting for {shown(jobs) or 'a run that is just being started'}")
+
+        try:
+            done = drain(
+                api,
+                engine,
+                POOL,
+                within=limit,
+                beat_seconds=settings.recovery.beat_seconds,
+                stop_workers=not keep_worker,
+                show=show,
+            )
+        except KeyboardInterrupt:
+            raise UserError("Interrupted: no new runs are started until you say aae resume.") from None
+    told = f"{done.finished} runs finished, {len(done.handed_over)} handed over, {done.workers} workers stopped."
+    out.print(f"Drained: {told} Start the workers and say [bold]aae resume[/] to go on.")
+
+
+@app.command()
+def resume() -> None:
+    """After aae drain: hand out runs again, those that were handed over first."""
+    from aae.local.stack import POOL  # noqa: PLC0415
+    from aae.operate.drain import resume  # noqa: PLC0415
+
+    with _prefect(_settings()) as api:
+        waiting = resume(api, POOL)
+    out.print(f"Resumed. {len(waiting)} runs are waiting to be started.")
+
+
 # Health
 
 
@@ -511,15 +593,9 @@ def _tables(settings: Settings) -> Engine:
 
 
 def _prefect(settings: Settings) -> PrefectApi:
-    from aae.operate.prefect_api import PrefectApi  # noqa: PLC0415
+    from aae.operate.prefect_api import open_api  # noqa: PLC0415
 
-    if not settings.prefect_api_url:
-        raise UserError("No Prefect server is known: start one with aae up, or set PREFECT_API_URL.")
-    return PrefectApi(
-        settings.prefect_api_url,
-        auth_string=settings.prefect_api_auth_string.get_secret_value() or None,
-        api_key=settings.prefect_api_key.get_secret_value() or None,
-    )
+    return open_api(settings)
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from aae.errors import UserError
 from aae.model import Account, Platform
 from aae.storage import accounts
 from aae.storage.accounts import User
-from aae.storage.engine import reading
+from aae.storage.transact import look
 from tasks.limits import step
 from tasks.resources import stores
 
@@ -22,9 +22,9 @@ async def choose_accounts(
     Raises:
         UserError: an account or user was asked for that does not exist or is not active.
     """
-    with reading(stores().engine) as connection:
-        found = accounts.accounts_to_check(connection, ids=ids or None, user_ids=users or None)
-        known = accounts.list_users(connection, ids=users or None)
+    engine = stores().engine
+    found = look(engine, accounts.accounts_to_check, ids=ids or None, user_ids=users or None)
+    known = look(engine, accounts.list_users, ids=users or None)
     _refuse_unknown("user", users, {user.id for user in known})
     _refuse_unknown("account", ids, {account.id for account in found})
     return [account for account in found if not platforms or account.platform in platforms]
@@ -37,8 +37,7 @@ async def choose_users(ids: list[int] | None) -> list[User]:
     Raises:
         UserError: no active user has one of the ids.
     """
-    with reading(stores().engine) as connection:
-        found = accounts.list_users(connection, ids=ids or None)
+    found = look(stores().engine, accounts.list_users, ids=ids or None)
     _refuse_unknown("user", ids, {user.id for user in found})
     return found
 

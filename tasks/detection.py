@@ -8,15 +8,17 @@ from dataclasses import asdict
 from typing import Any
 
 from prefect import State
-from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from aae.detection.scoring import SEVERITIES
 from aae.jobs.detect import DetectionOutcome, Sensitivity, detect_user
+from aae.storage import incidents
 from aae.storage.accounts import User
+from aae.storage.transact import look
 from tasks.limits import in_thread, place, settled, step
 from tasks.resources import clock, stores
+from tasks.showing import show_table
 
 USERS_AT_ONCE = 2
 """Judging is work for the processor."""
@@ -61,12 +63,16 @@ async def judge_users(
     return list(await asyncio.gather(*(one(user) for user in users)))
 
 
-@step(name="show-anomalies", description="A table of the anomalies of this run.")
+@step(name="show-anomalies", description="A table of what is wrong with these users' ads.")
 async def show_anomalies(outcomes: list[DetectionOutcome | str]) -> None:
-    """Write the table artifact ``anomalies``."""
-    findings = [row for outcome in outcomes if isinstance(outcome, DetectionOutcome) for row in outcome.findings]
+    """Write the table artifact ``anomalies``: every open incident, whichever run found it, or a dry run's findings."""
+    done = [outcome for outcome in outcomes if isinstance(outcome, DetectionOutcome)]
+    findings = [row for outcome in done if outcome.outcome == "previewed" for row in outcome.findings]
+    kept = [outcome.user_id for outcome in done if outcome.outcome != "previewed"]
+    still_open = look(stores().engine, incidents.open_incidents, kept)
+    findings += [incident.data | {"severity": incident.severity} for incident in still_open]
     findings.sort(key=lambda row: SEVERITIES.index(row["severity"]), reverse=True)
-    await acreate_table_artifact(
+    await show_table(
         key="anomalies",
         description="What is wrong now, the gravest first: current against expected, what is at stake, and what to do.",
         table=[_row(finding) for finding in findings],

@@ -9,13 +9,8 @@ from dataclasses import asdict
 from datetime import date
 from typing import Any
 
-import httpx
 from prefect import State
-from prefect.artifacts import (
-    acreate_progress_artifact,
-    acreate_table_artifact,
-    aupdate_progress_artifact,
-)
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
@@ -26,6 +21,10 @@ from aae.jobs.planning import plan_backfill
 from aae.model import Account, Slice
 from tasks.limits import Incomplete, deadline, place, settled, step
 from tasks.resources import clock, platforms, run_id, stores
+from tasks.showing import show_table, shown
+
+PROGRESS_PATIENCE_SECONDS = 5.0
+"""What is shown of the progress is soon shown again."""
 
 
 @step(
@@ -73,20 +72,21 @@ async def fetch_accounts(
     """Fetch all of them, some at a time; whatever happens to one, the others go on."""
     if not chosen:
         return []
-    log = get_run_logger()
     gate = asyncio.Semaphore(stores().settings.fetch.accounts_at_once)
     outcomes: list[AccountOutcome] = []
-    progress = await acreate_progress_artifact(0.0, key="fetch-progress", description=_progress([], chosen))
+    progress = await shown(
+        acreate_progress_artifact(0.0, key="fetch-progress", description=_progress([], chosen)),
+        patience=PROGRESS_PATIENCE_SECONDS,
+    )
 
     async def one(account: Account) -> None:
         async with place(gate):
             state = await settled(fetch_account(account, since, until, dry_run, return_state=True))
         outcomes.append(await _outcome(account, state))
-        try:
-            await aupdate_progress_artifact(progress, 100 * len(outcomes) / len(chosen), _progress(outcomes, chosen))
-        except httpx.HTTPError as error:
-            # A server that is away for a moment must not cost the accounts that are still to come.
-            log.warning("the progress could not be shown: %s", type(error).__name__)
+        if progress is not None:
+            share = 100 * len(outcomes) / len(chosen)
+            update = aupdate_progress_artifact(progress, share, _progress(outcomes, chosen))
+            await shown(update, patience=PROGRESS_PATIENCE_SECONDS)
 
     await asyncio.gather(*(one(account) for account in chosen))
     return sorted(outcomes, key=lambda outcome: outcome.account_id)
@@ -95,7 +95,7 @@ async def fetch_accounts(
 @step(name="show-fetch", description="A table of what this run brought, per account.")
 async def show_fetch(outcomes: list[AccountOutcome]) -> None:
     """Write the table artifact ``ad-data-fetch``."""
-    await acreate_table_artifact(
+    await show_table(
         key="ad-data-fetch",
         description="Accounts of this fetch: rows stored, changes to earlier numbers, API calls, what is owed and why.",
         table=[_row(outcome) for outcome in outcomes],

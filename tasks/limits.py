@@ -5,9 +5,8 @@ The numbers are the customer's from Celery (``max_retries=3``, 300 s apart, limi
 
 - **soft**: the step asks :func:`deadline` between two pieces of work, keeps what is done and says that it stopped.
 - **hard**: Prefect cancels the attempt, which a waiting coroutine feels at once, and the attempt counts as failed.
-- **last resort**: code that cannot be cancelled (a C call, a loop that never awaits, a thread that hangs) is ended with
-  its process by a timer inside the interpreter that needs neither the GIL nor the event loop; every stack is written to
-  stderr first. A thread stays guarded until it has really ended, also when nobody waits for it any more.
+- **last resort**: code that cannot be cancelled is ended with its process (:mod:`tasks.watchdog`), and the run is run
+  again. A thread stays guarded until it has really ended, also when nobody waits for it any more.
   This is why all steps are coroutines in one process, and not child processes: one mechanism covers them all, and a
   retry that waits costs a coroutine, not a worker.
 """
@@ -15,30 +14,25 @@ The numbers are the customer's from Celery (``max_retries=3``, 300 s apart, limi
 from __future__ import annotations
 
 import asyncio
-import faulthandler
-import sys
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import wraps
-from itertools import count
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import State, Task, task
 from prefect.client.schemas import TaskRun
+from prefect.runtime import task_run
 
 from aae.deadline import NEVER, Deadline
-from aae.errors import Bug, Reauthorize, Skip, UserError
+from aae.errors import Bug, Reauthorize, Skip, Superseded, UserError
 from aae.settings import load
+from tasks.watchdog import watchdog
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 LIMITS = load().limits
-GRACE_SECONDS = 10.0
-"""How long after the hard limit a process that ignores its cancellation is left alive."""
 
 _deadline: ContextVar[Deadline] = ContextVar("deadline", default=NEVER)
 _turn: ContextVar[Turn | None] = ContextVar("turn", default=None)
@@ -47,6 +41,11 @@ _turn: ContextVar[Turn | None] = ContextVar("turn", default=None)
 def deadline() -> Deadline:
     """The soft limit of the attempt that is running."""
     return _deadline.get()
+
+
+def _last_resort() -> float:
+    """Seconds after which a process that ignores its cancellation is ended."""
+    return LIMITS.hard_seconds + LIMITS.grace_seconds
 
 
 def step(
@@ -65,7 +64,7 @@ def step(
             if turn is not None:
                 await turn.take()
             try:
-                with watchdog.guard(LIMITS.hard_seconds + GRACE_SECONDS):
+                with watchdog.guard(_last_resort(), task_run.get_name() or name):
                     return await function(*args, **kwargs)
             finally:
                 _deadline.reset(mark)
@@ -91,8 +90,10 @@ def step(
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call a blocking function in a thread that the last resort watches until it has ended."""
 
+    doing = task_run.get_name() or ""
+
     def guarded() -> R:
-        with watchdog.guard(LIMITS.hard_seconds + GRACE_SECONDS):
+        with watchdog.guard(_last_resort(), doing):
             return function(*args, **kwargs)
 
     return await asyncio.to_thread(guarded)
@@ -156,45 +157,4 @@ async def worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
     error = state.data
     if isinstance(error, Incomplete):
         return error.retry
-    return not isinstance(error, Reauthorize | Skip | Bug | UserError)
-
-
-class Watchdog:
-    """Ends the process when one of several guarded pieces of work outlives its limit.
-
-    The interpreter has one such timer, so it is always set to the earliest end.
-    """
-
-    def __init__(self, arm: Callable[[float], None] | None = None, disarm: Callable[[], None] | None = None) -> None:
-        self._arm = arm or _arm_faulthandler
-        self._disarm = disarm or faulthandler.cancel_dump_traceback_later
-        self._ends: dict[int, float] = {}
-        self._numbers = count()
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def guard(self, seconds: float) -> Iterator[None]:
-        """Within this block, ``seconds`` may pass."""
-        number = next(self._numbers)
-        with self._lock:
-            self._ends[number] = time.monotonic() + seconds
-            self._set()
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._ends[number]
-                self._set()
-
-    def _set(self) -> None:
-        if self._ends:
-            self._arm(max(0.001, min(self._ends.values()) - time.monotonic()))
-        else:
-            self._disarm()
-
-
-def _arm_faulthandler(seconds: float) -> None:
-    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
-
-
-watchdog = Watchdog()
+    return not isinstance(error, Reauthorize | Skip | Bug | Superseded | UserError)

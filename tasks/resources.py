@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from weakref import WeakKeyDictionary
 
 from prefect.runtime import flow_run
@@ -16,7 +16,7 @@ from aae.settings import load
 
 def clock() -> datetime:
     """The wall clock, aware UTC: the one place where the steps ask what time it is."""
-    return datetime.now(UTC)
+    return datetime.now(UTC) + timedelta(seconds=load().clock_offset_seconds)
 
 
 def run_id() -> str | None:

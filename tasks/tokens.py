@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 from prefect import State
-from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
@@ -18,6 +17,7 @@ from aae.jobs.tokens import TokenResult
 from aae.model import Account
 from tasks.limits import place, settled, step
 from tasks.resources import clock, platforms, run_id, stores
+from tasks.showing import show_table
 
 CHECKS_AT_ONCE = 16
 
@@ -57,7 +57,7 @@ async def check_tokens(chosen: Sequence[Account], within_hours: float, dry_run: 
 @step(name="show-tokens", description="A table of every token's state.")
 async def show_tokens(results: list[TokenResult]) -> None:
     """Write the table artifact ``token-states``."""
-    await acreate_table_artifact(
+    await show_table(
         key="token-states",
         description="Every ad account's authorization after this check.",
         table=[

@@ -102,7 +102,7 @@ def up(settings: Settings, console: Console, *, seed: int, clock: Callable[[], d
     """The same, but stay until interrupted; the first time it also runs every job once.
 
     Raises:
-        AaeError: a step failed, or a part of the stack ended by itself.
+        AaeError: a step failed, or a part of the stack keeps ending by itself.
         KeyboardInterrupt: somebody wants it to end; everything is stopped by then.
     """
     steps = Steps(console)
@@ -118,7 +118,8 @@ def up(settings: Settings, console: Console, *, seed: int, clock: Callable[[], d
                 filled.touch()
             console.print(_welcome(stack))
             while True:
-                stack.check()
+                for event in stack.tend():
+                    console.print(f"[yellow]{shown(event)}[/]", highlight=False)
                 time.sleep(1)
         finally:
             console.print("Stopping ...")
@@ -175,7 +176,7 @@ def _bring_up(
         stack.start_worker()
         _command(stack, "deploy", [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"])
         _set_schedules(stack, active=schedules)
-        stack.wait("worker")
+        stack.wait("worker", "watch")
         step.note = f"{len(JOBS)} deployments"
     engine.dispose()
     return inner, connect

@@ -1,11 +1,11 @@
-"""The embedded stack: cache, sandbox, Prefect server and worker as child processes of ``aae up`` and ``aae demo``.
+"""The embedded stack: cache, sandbox, Prefect server, worker and watch as children of ``aae up`` and ``aae demo``.
 
 Everything listens on loopback only and keeps its files in one state folder, so that a stack that is started again comes
 back where it was: the same ports (if they are still free), the same sandbox world, the same schedules and history.
 
-No child outlives the stack. Each leads a session of its own, asks the kernel to be told when its parent dies, and is
-stopped in reverse order of starting. A flow run's process escapes all that on purpose (Prefect gives it its own
-session), so every process also carries the state folder in its environment, by which the last ones are found.
+A part that dies is started again (:meth:`Stack.tend`), and no child outlives the stack: each leads a session of its
+own, asks the kernel to be told when its parent dies, and is stopped in reverse order of starting. Every process also
+carries the state folder in its environment, by which those are found that left their session.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +51,9 @@ _PORTS: Final = range(20_000, 32_000)
 _READY_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.1
+_DEATHS: Final = 5
+_DEATHS_WITHIN_SECONDS: Final = 60.0
+"""A part that dies this often in this time is not started again: something is wrong with it."""
 
 # Runs before the command itself in the same process: the kernel shall send SIGTERM when the parent is gone, and if it
 # went before we could ask, there is nothing to start. (``preexec_fn`` would run Python in a forked, perhaps threaded
@@ -100,12 +103,17 @@ class _Part:
     """One running child: how it is called, its process, its log and how to see that it is ready."""
 
     name: str
+    command: list[str]
     process: subprocess.Popen[bytes]
     log: Path
     log_offset: int
     is_ready: Callable[[], bool]
     started: float
     ready_after: float | None = None
+    deaths: list[float] = field(default_factory=list)
+
+    def farewell(self) -> str:
+        return f"Its last words ({self.log}):\n{self.last_words()}"
 
     def last_words(self, lines: int = 8) -> str:
         with self.log.open("rb") as log:
@@ -127,6 +135,7 @@ class Stack:
         self.state_dir = state_dir.absolute()
         self._fresh = (seed, now)
         self._parts: list[_Part] = []
+        self._mourned: set[int] = set()
         self._lock: IO[str] | None = None
         self._memory: Memory | None = None
 
@@ -199,6 +208,8 @@ class Stack:
             # Two weeks by the hour show the sandbox's rhythm, and are fetched in half the time of the default's four.
             "AAE_FETCH__FIRST_HOURLY_DAYS": "15",
             **inherited,
+            # The work pool's command says "python".
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]),
             "NO_PROXY": no_proxy,
             "no_proxy": no_proxy,
             "PYTHONUNBUFFERED": "1",
@@ -245,15 +256,18 @@ class Stack:
         self._start_sandbox()
 
     def start_worker(self) -> None:
-        """Start the worker; the server must be ready."""
+        """Start the worker and the watch over its runs; the server and the tables must be ready."""
         since = time.time()
 
         def is_online() -> bool:
             workers = PrefectApi(self.api_url).workers(POOL)
             return any(w.name == WORKER and w.heartbeat and w.heartbeat.timestamp() >= since for w in workers)
 
-        arguments = ("worker", "start", "--pool", POOL, "--type", "process", "--name", WORKER, "--limit", "4")
+        # Without --limit, which a job at a time makes needless: with it, Prefect 3.8's worker ends itself when a run
+        # that it has not quite let go of comes back to it.
+        arguments = ("worker", "start", "--pool", POOL, "--type", "process", "--name", WORKER)
         self._launch("worker", [sys.executable, "-m", "prefect", *arguments], is_online)
+        self._launch("watch", [sys.executable, "-m", "aae", "watch"], lambda: self._has_said("watch", b"watching"))
 
     def wait(self, *names: str, on_ready: Callable[[str, float], None] = lambda name, seconds: None) -> None:
         """Until these parts are ready; ``on_ready`` hears each one's name and how many seconds it took.
@@ -270,10 +284,7 @@ class Stack:
                     on_ready(part.name, part.ready_after)
                     del waiting[part.name]
                 elif time.monotonic() - part.started > _READY_SECONDS:
-                    raise PartFailed(
-                        f"The {part.name} is not ready after {_READY_SECONDS:.0f} s. "
-                        f"Its last words ({part.log}):\n{part.last_words()}"
-                    )
+                    raise PartFailed(f"The {part.name} is not ready after {_READY_SECONDS:.0f} s. {part.farewell()}")
             if waiting:
                 time.sleep(_POLL_SECONDS)
 
@@ -284,10 +295,36 @@ class Stack:
             PartFailed: one has ended: which, how, its last words and its log.
         """
         for part in self._parts:
-            code = part.process.poll()
-            if code is not None:
-                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                raise PartFailed(f"The {part.name} {how}. Its last words ({part.log}):\n{part.last_words()}")
+            if part.process.poll() is not None:
+                raise PartFailed(f"The {part.name} {_how_it_ended(part)}. {part.farewell()}")
+
+    def tend(self) -> list[str]:
+        """Start again what has ended, after a pause that grows when it happens again; a sentence on each.
+
+        A worker that ended while the work pool is paused was drained, and stays away until the pool is resumed.
+
+        Raises:
+            PartFailed: a part keeps ending.
+        """
+        told = []
+        for part in self._parts:
+            if part.process.poll() is None or (part.name == "worker" and self._is_drained()):
+                continue
+            now = time.monotonic()
+            if part.process.pid not in self._mourned:
+                self._mourned.add(part.process.pid)
+                part.deaths = [each for each in part.deaths if now - each < _DEATHS_WITHIN_SECONDS] + [now]
+            if len(part.deaths) >= _DEATHS:
+                raise PartFailed(
+                    f"The {part.name} {_how_it_ended(part)}, {_DEATHS} times within a minute. {part.farewell()}"
+                )
+            if now - part.deaths[-1] >= 2 ** len(part.deaths) - 2:
+                told.append(f"The {part.name} {_how_it_ended(part)}; it is started again.")
+                # Helpers of its group that outlived it would hold its ports.
+                _signal_group(part.process.pid, signal.SIGKILL)
+                part.process, part.log_offset = self._spawn(part.log, part.command)
+                part.started, part.ready_after = now, None
+        return told
 
     def stop(self) -> None:
         """Stop every part in reverse order: asked first, made to after ten seconds. Safe to call again."""
@@ -366,19 +403,34 @@ class Stack:
 
     def _launch(self, name: str, command: list[str], is_ready: Callable[[], bool]) -> None:
         log = self.logs_dir / f"{name}.log"
-        environment = self.environment()
+        process, offset = self._spawn(log, command)
+        self._parts.append(_Part(name, command, process, log, offset, is_ready, time.monotonic()))
+
+    def _spawn(self, log: Path, command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+        """The process, and where in the log its own words begin."""
         with log.open("ab") as out:
             offset = out.tell()
             process = subprocess.Popen(  # noqa: S603 - our own commands
                 [sys.executable, "-S", "-c", _LAUNCHER, str(os.getpid()), *command],
-                env=environment,
+                env=self.environment(),
                 cwd=PROJECT,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._parts.append(_Part(name, process, log, offset, is_ready, time.monotonic()))
+        return process, offset
+
+    def _has_said(self, name: str, words: bytes) -> bool:
+        part = next(each for each in self._parts if each.name == name)
+        return words in part.log.read_bytes()[part.log_offset :]
+
+    def _is_drained(self) -> bool:
+        try:
+            pool = PrefectApi(self.api_url, timeout=2).work_pool(POOL)
+        except AaeError:
+            return False
+        return pool is not None and pool.paused
 
     # Prefect's own database, ready-made
 
@@ -529,6 +581,11 @@ def _locks(file: IO[str]) -> bool:
             return True
         time.sleep(_POLL_SECONDS)
     return False
+
+
+def _how_it_ended(part: _Part) -> str:
+    code = part.process.returncode
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

@@ -14,9 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from aae.errors import AaeError, UserError
 from aae.operate.prefect_api import Deployment, PrefectApi, Schedule
+from aae.operate.recovery import JOB
 from aae.operate.redis_server import dial
 from aae.operate.schedule import Job
 from aae.settings import Settings
+from aae.storage import attempts
 from aae.storage import engine as database
 from aae.storage.accounts import read_token
 from aae.storage.schema import ad_accounts
@@ -94,6 +96,8 @@ def _database(settings: Settings) -> Iterator[Check]:
         tables = _attempt("tables", lambda: _version(engine), "aae db upgrade")
         yield tables
         yield _attempt("encryption key", lambda: _key(settings, engine if tables.ok else None), keys)
+        if tables.ok:
+            yield _attempt("watch", lambda: _watch(engine, settings), "aae watch")
     finally:
         engine.dispose()
 
@@ -101,6 +105,16 @@ def _database(settings: Settings) -> Iterator[Check]:
 def _version(engine: Engine) -> str:
     database.require_current(engine)
     return f"at {database.head()}"
+
+
+def _watch(engine: Engine, settings: Settings) -> str:
+    """Who watches over the runs."""
+    with database.reading(engine) as connection:
+        leader = attempts.holder(connection, JOB)
+        now = database.database_clock(connection)
+    if leader is None or (now - leader.beat_at).total_seconds() > settings.recovery.lost_seconds:
+        raise UserError("Nobody watches over the runs: a lost one would not be run again.")
+    return f"process {leader.pid}, since {leader.started_at:%Y-%m-%d %H:%M} UTC"
 
 
 def _key(settings: Settings, engine: Engine | None = None) -> str:
@@ -150,7 +164,7 @@ def _pool(api: PrefectApi, name: str) -> str:
     if pool is None:
         raise UserError(f"There is no work pool {name!r}.")
     if pool.paused:
-        raise UserError(f"The work pool {name!r} is paused: `prefect work-pool resume {name}`.")
+        raise UserError(f"The work pool {name!r} is paused, so no run is started: `aae resume`.")
     return f"{name}, type {pool.type}"
 
 

@@ -6,18 +6,23 @@ Importing Prefect takes seconds; a status question should not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import httpx
 
-from aae.errors import Bug, Reauthorize, Retry
+from aae.errors import Bug, Reauthorize, Retry, UserError
+from aae.settings import Settings
 
 FINAL_STATES: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 """State types that a run does not leave by itself."""
 
+_PAGE: Final = 200
+_PAUSES: Final = (0.2, 0.5, 1.0, 2.0, None)
+"""Seconds between tries while the server says that it is busy."""
 _ERROR: Final = 40
 """Level of an error in Prefect's logs (Python's own number)."""
 
@@ -56,6 +61,11 @@ class FlowRun:
     scheduled_for: datetime | None
     started: datetime | None
     ended: datetime | None
+    # Of the state: a new one with every change, also to one of the same type.
+    state_id: str | None = None
+    state_since: datetime | None = None
+    # Made by the schedule, not by a person.
+    auto_scheduled: bool = False
 
     @property
     def is_final(self) -> bool:
@@ -135,6 +145,14 @@ class PrefectApi:
         """Let go of the connections."""
         self._client.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
     def health(self) -> bool:
         """Whether the server says that it is well."""
         return bool(self._ask("GET", "health"))
@@ -153,6 +171,17 @@ class PrefectApi:
         found = self._find("GET", f"work_pools/{name}")
         return None if found is None else WorkPool(found["name"], found["type"], bool(found["is_paused"]))
 
+    def deployments(self, pool: str) -> list[Deployment]:
+        """Every deployment whose runs go to this work pool."""
+        found = self._ask("POST", "deployments/filter", {"work_pools": {"name": {"any_": [pool]}}})
+        flows = {"flows": {"id": {"any_": sorted({one["flow_id"] for one in found})}}}
+        names = {flow["id"]: flow["name"] for flow in self._ask("POST", "flows/filter", flows)} if found else {}
+        return [_deployment(f"{names[one['flow_id']]}/{one['name']}", one) for one in found]
+
+    def set_pool_paused(self, name: str, *, paused: bool) -> None:
+        """Hand out no runs of this pool any more, or hand them out again."""
+        self._find("PATCH", f"work_pools/{name}", {"is_paused": paused})
+
     def workers(self, pool: str) -> list[Worker]:
         """Every worker the pool has seen lately; none if there is no such pool."""
         found = self._find("POST", f"work_pools/{pool}/workers/filter", {}) or []
@@ -162,9 +191,11 @@ class PrefectApi:
         """One run, as it is now."""
         return _flow_run(self._ask("GET", f"flow_runs/{run_id}"))
 
-    def create_run(self, deployment_id: str, parameters: Mapping[str, Any]) -> FlowRun:
-        """Ask for a run right now; a worker will take it."""
-        body = {"parameters": dict(parameters), "state": {"type": "SCHEDULED"}}
+    def create_run(
+        self, deployment_id: str, parameters: Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> FlowRun:
+        """Ask for a run right now; a worker will take it. The same key asks for the same run."""
+        body = {"parameters": dict(parameters), "state": {"type": "SCHEDULED"}, "idempotency_key": idempotency_key}
         return _flow_run(self._ask("POST", f"deployments/{deployment_id}/create_flow_run", body))
 
     def last_run(self, deployment_id: str) -> FlowRun | None:
@@ -186,6 +217,41 @@ class PrefectApi:
             "limit": 1,
         }
         return next(iter(self._runs(body)), None)
+
+    def runs_in(self, pool: str, states: Collection[str], *, since: datetime | None = None) -> list[FlowRun]:
+        """The pool's runs whose state is of one of these types, due at or after ``since``, by when they are due."""
+        runs: dict[str, Any] = {"state": {"type": {"any_": sorted(states)}}}
+        if since is not None:
+            runs["expected_start_time"] = {"after_": since.isoformat()}
+        pools = {"name": {"any_": [pool]}}
+        return list(self._all_runs({"work_pools": pools, "flow_runs": runs, "sort": "EXPECTED_START_TIME_ASC"}))
+
+    def due_between(self, deployment_id: str, since: datetime, until: datetime) -> list[FlowRun]:
+        """The deployment's runs, in whatever state, that were due at ``since <= t <= until``, oldest first."""
+        body = {
+            "deployments": {"id": {"any_": [deployment_id]}},
+            "flow_runs": {"expected_start_time": {"after_": since.isoformat(), "before_": until.isoformat()}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        return list(self._all_runs(body))
+
+    def states(self, run_id: str) -> list[tuple[str, str]]:
+        """Name and message of every state that the run has been in, oldest first."""
+        found = self._ask("GET", f"flow_run_states/?flow_run_id={run_id}")
+        return [(one["name"], one.get("message") or "") for one in sorted(found, key=lambda one: str(one["timestamp"]))]
+
+    def set_state(
+        self, run_id: str, state_type: str, name: str, message: str, *, scheduled_for: datetime | None = None
+    ) -> None:
+        """Put the run into this state, whatever its present one; ``scheduled_for`` for ``SCHEDULED``."""
+        details = {} if scheduled_for is None else {"scheduled_time": scheduled_for.isoformat()}
+        state = {"type": state_type, "name": name, "message": message, "state_details": details}
+        self._ask("POST", f"flow_runs/{run_id}/set_state", {"state": state, "force": True})
+
+    def add_log(self, run_id: str, message: str, *, at: datetime) -> None:
+        """Add a warning to the run's log."""
+        line = {"name": "aae.watch", "level": 30, "message": message, "timestamp": at.isoformat()}
+        self._find("POST", "logs/", [line | {"flow_run_id": run_id}])
 
     def error_logs(self, run_id: str, limit: int = 5) -> list[str]:
         """The run's last error messages, oldest first."""
@@ -235,6 +301,15 @@ class PrefectApi:
                     return
             pause(every)
 
+    def _all_runs(self, body: dict[str, Any]) -> Iterator[FlowRun]:
+        """All pages of a question (the API gives at most 200 at once)."""
+        offset = 0
+        while page := self._runs(body | {"limit": _PAGE, "offset": offset}):
+            yield from page
+            if len(page) < _PAGE:
+                return
+            offset += _PAGE
+
     def _runs(self, body: dict[str, Any]) -> list[FlowRun]:
         return [_flow_run(found) for found in self._ask("POST", "flow_runs/filter", body)]
 
@@ -246,10 +321,15 @@ class PrefectApi:
 
     def _find(self, method: str, path: str, body: object = None) -> Any:
         """The answer; None where the API says that there is no such thing (404) or has nothing to say (204)."""
-        try:
-            response = self._client.request(method, path, json=body)
-        except httpx.HTTPError as error:
-            raise Retry(f"Prefect's API at {self.url} does not answer ({type(error).__name__}).") from None
+        for pause in _PAUSES:
+            try:
+                response = self._client.request(method, path, json=body)
+            except httpx.HTTPError as error:
+                raise Retry(f"Prefect's API at {self.url} does not answer ({type(error).__name__}).") from None
+            # 503: its database was busy, nothing happened. On SQLite that is everyday life.
+            if response.status_code not in {429, 503} or pause is None:
+                break
+            time.sleep(pause)
         if response.status_code in {404, 204}:
             return None
         if response.status_code in {401, 403}:
@@ -264,6 +344,21 @@ class PrefectApi:
             return response.json()
         except ValueError:
             raise Bug(f"What answers at {self.url} is not Prefect's API: check PREFECT_API_URL.") from None
+
+
+def open_api(settings: Settings) -> PrefectApi:
+    """The API that the settings name.
+
+    Raises:
+        UserError: they name none.
+    """
+    if not settings.prefect_api_url:
+        raise UserError("No Prefect server is known: start one with aae up, or set PREFECT_API_URL.")
+    return PrefectApi(
+        settings.prefect_api_url,
+        auth_string=settings.prefect_api_auth_string.get_secret_value() or None,
+        api_key=settings.prefect_api_key.get_secret_value() or None,
+    )
 
 
 def _deployment(name: str, found: Mapping[str, Any]) -> Deployment:
@@ -297,6 +392,9 @@ def _flow_run(found: Mapping[str, Any]) -> FlowRun:
         scheduled_for=_moment(found.get("expected_start_time")),
         started=_moment(found.get("start_time")),
         ended=_moment(found.get("end_time")),
+        state_id=state.get("id"),
+        state_since=_moment(state.get("timestamp")),
+        auto_scheduled=bool(found.get("auto_scheduled")),
     )
 
 

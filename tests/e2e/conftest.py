@@ -18,6 +18,7 @@ import pytest
 from aae.local.stack import Stack, running_stack
 from aae.operate.prefect_api import PrefectApi
 from aae.settings import Settings
+from tests.quick import QUICK
 
 ROOT = Path(__file__).parents[2]
 READY = "AAE is up"
@@ -105,5 +106,5 @@ def up(state: Path, **settings: str) -> Iterator[Product]:
 
 @pytest.fixture(scope="session")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    with up(tmp_path_factory.mktemp("product") / "state") as running:
+    with up(tmp_path_factory.mktemp("product") / "state", **QUICK) as running:
         yield running

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from aae.local.stack import _marked
-from tests.e2e.conftest import ROOT, Product, clean_environment, up
+from tests.e2e.conftest import ROOT, Product, clean_environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -189,16 +188,6 @@ def test_a_backfill_shows_its_plan_first_and_then_does_it(product: Product) -> N
     assert plan.returncode == 0, plan.stdout + plan.stderr
     done = product.run("aae", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_after_ctrl_c_nothing_is_left_and_the_next_start_comes_back_where_it_was(product: Product) -> None:
-    url, runs = product.stack.api_url, len(runs_of(product, "fetch-ad-data/six-hourly"))
-    assert product.interrupt() in {0, 130}
-    assert not _marked(product.state / "up")
-    with up(product.state) as second:
-        assert second.stack.api_url == url
-        assert len(runs_of(second, "fetch-ad-data/six-hourly")) == runs
-        assert second.interrupt() in {0, 130}
 
 
 @pytest.mark.mysql

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         python(made, "-m", "deployments.setup")
         made.start_worker()
         python(made, "-m", "prefect", "--no-prompt", "deploy", "--all")
-        made.wait("worker")
+        made.wait("worker", "watch")
         pids = made.pids()
         yield made
     assert not [name for name, pid in pids.items() if _lives(pid)]
@@ -52,7 +53,7 @@ def test_every_part_answers(stack: Stack) -> None:
     api = PrefectApi(stack.api_url)
     assert api.health()
     assert httpx.get(f"{stack.sandbox_url}/_sandbox/health", trust_env=False).json()["seed"] == 7
-    assert set(stack.pids()) == {"server", "cache", "sandbox", "worker"}
+    assert set(stack.pids()) == {"server", "cache", "sandbox", "worker", "watch"}
     stack.check()
 
 
@@ -130,6 +131,20 @@ def test_every_prefect_variable_we_set_exists(stack: Stack) -> None:
     known = set(python(stack, "-c", code).split())
     ours = {name for name in stack.environment() if name.startswith("PREFECT_")}
     assert ours <= known
+
+
+@pytest.mark.parametrize("name", ["sandbox", "cache", "watch"])
+def test_a_part_that_is_killed_is_started_again(stack: Stack, name: str) -> None:
+    before = stack.pids()[name]
+    os.kill(before, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while not (told := stack.tend()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert told == [f"The {name} was killed by SIGKILL; it is started again."]
+    stack.wait(name)
+    assert stack.pids()[name] != before
+    assert not stack.tend()
 
 
 def test_a_second_stack_in_the_folder_is_refused_in_one_line(stack: Stack) -> None:

@@ -13,7 +13,7 @@ from prefect.cli.deploy._models import DeploymentConfig, WorkPoolConfig
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
-from deployments.setup import WORK_POOL
+from deployments.setup import COMMAND, WORK_POOL
 
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -27,7 +27,6 @@ EXPECTED = {
 
 KNOWN_TOP = {"name", "definitions", "pull", "deployments"}
 KNOWN_SCHEDULE = {"slug", "cron", "timezone", "active"}
-KNOWN_CONCURRENCY = {"limit", "collision_strategy", "grace_period_seconds"}
 
 
 def load(deployment: dict[str, Any]) -> Flow[..., Any]:
@@ -58,8 +57,11 @@ class TestEveryDeployment:
         assert (schedule["timezone"], schedule["active"]) == ("UTC", True)
         assert schedule["slug"] == deployment["name"]
 
-    def test_never_overlaps_itself(self, deployment: dict[str, Any]) -> None:
-        assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+    def test_leaves_one_at_a_time_to_the_work_pools_command_since_prefects_limit_cancels_healthy_runs(
+        self, deployment: dict[str, Any]
+    ) -> None:
+        assert "concurrency_limit" not in deployment
+        assert COMMAND == "python -m tasks.launch"
 
     def test_runs_in_the_work_pool_that_the_setup_creates(self, deployment: dict[str, Any]) -> None:
         assert deployment["work_pool"]["name"] == WORK_POOL
@@ -89,7 +91,6 @@ class TestEveryDeployment:
 
 def test_the_file_has_no_unknown_section() -> None:
     assert set(FILE) <= KNOWN_TOP
-    assert set(FILE["definitions"]["never_overlap"]) <= KNOWN_CONCURRENCY
 
 
 def all_tasks() -> list[Task[..., Any]]:

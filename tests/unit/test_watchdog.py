@@ -9,7 +9,8 @@ import textwrap
 
 import pytest
 
-from tasks.limits import Turn, Watchdog
+from tasks.limits import Turn
+from tasks.watchdog import Watchdog
 
 
 def test_the_timer_follows_the_earliest_end_and_is_off_when_nothing_is_guarded() -> None:
@@ -28,7 +29,7 @@ def test_the_timer_follows_the_earliest_end_and_is_off_when_nothing_is_guarded()
 )
 def test_a_process_that_cannot_be_cancelled_is_ended_and_its_stack_is_in_the_log(stuck: str) -> None:
     program = textwrap.dedent(f"""
-        from tasks.limits import watchdog
+        from tasks.watchdog import watchdog
         def the_stuck_place():
             {stuck}
         with watchdog.guard(0.3):
@@ -43,8 +44,7 @@ def test_a_thread_stays_watched_after_nobody_waits_for_it_any_more() -> None:
     program = textwrap.dedent("""
         import asyncio, time
         from tasks import limits
-        limits.LIMITS = limits.LIMITS.model_copy(update={"hard_seconds": 0.2})
-        limits.GRACE_SECONDS = 0.3
+        limits.LIMITS = limits.LIMITS.model_copy(update={"hard_seconds": 0.2, "grace_seconds": 0.3})
         def the_hanging_call():
             time.sleep(60)
         async def step():

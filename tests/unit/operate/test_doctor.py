@@ -20,7 +20,9 @@ from aae.operate.doctor import Check, ago, examine
 from aae.operate.prefect_api import PrefectApi
 from aae.operate.schedule import Job
 from aae.settings import Settings
+from aae.storage import attempts
 from aae.storage import engine as database
+from aae.storage.attempts import Process
 
 NOW = datetime(2026, 11, 22, 13, 30, tzinfo=UTC)
 JOB = Job("detect-anomalies/hourly", "0 * * * *", "UTC")
@@ -88,6 +90,8 @@ def settings(tmp_path: Path) -> Settings:
     made = Settings(_env_file=None, state_dir=tmp_path, database_url="", redis_url="redis://127.0.0.1:1/0")
     engine = database.connect(made.resolved_database_url)
     database.upgrade(engine)
+    with engine.begin() as connection:
+        attempts.take(connection, "watch", run_id="watch-1", process=Process("here", 1, 1))
     engine.dispose()
     return made
 
@@ -212,3 +216,15 @@ def test_a_state_folder_that_is_a_file_is_told_and_the_rest_is_asked(tmp_path: P
 def test_ago_is_in_one_unit_and_never_negative(seconds: int) -> None:
     assert re.fullmatch(r"\d+ (s|min|h|d) ago", ago(NOW, NOW - timedelta(seconds=seconds)))
     assert ago(NOW, NOW + timedelta(seconds=seconds)) == "0 s ago"
+
+
+def test_nobody_watching_over_the_runs_is_a_finding(settings: Settings) -> None:
+    def found() -> Check:
+        return {check.name: check for check in examine(settings, None, [], "aae", now=NOW)}["watch"]
+
+    assert found().ok
+    engine = database.connect(settings.resolved_database_url)
+    with engine.begin() as connection:
+        assert attempts.end(connection, 1, "ended")
+    engine.dispose()
+    assert (found().ok, found().remedy) == (False, "aae watch")

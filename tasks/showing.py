@@ -1,0 +1,35 @@
+"""Artifacts, which people look at and nothing depends on: one that cannot be shown costs a warning, never the job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.logging import get_run_logger
+
+R = TypeVar("R")
+
+PATIENCE_SECONDS = 60.0
+"""So long a server that is away is waited for; Prefect's client asks it again and again meanwhile."""
+
+
+async def shown(writing: Awaitable[R], *, patience: float = PATIENCE_SECONDS) -> R | None:
+    """What ``writing`` an artifact comes to; ``None``, and a warning, if the server does not take it in time."""
+    try:
+        async with asyncio.timeout(patience):
+            return await writing
+    except Exception as error:  # noqa: BLE001 - whatever it is: the work itself is done and stored
+        get_run_logger().warning("an artifact could not be shown (%s)", type(error).__name__)
+        return None
+
+
+async def show_table(key: str, description: str, table: list[dict[str, Any]]) -> None:
+    """A table under ``key`` in the UI, if the server can be reached."""
+    await shown(acreate_table_artifact(key=key, description=description, table=table))
+
+
+async def show_markdown(key: str, description: str, markdown: str) -> None:
+    """A text under ``key`` in the UI, if the server can be reached."""
+    await shown(acreate_markdown_artifact(key=key, description=description, markdown=markdown))
