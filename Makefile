@@ -36,9 +36,20 @@ demo: $(VENV)/.runtime ## Run the whole product once, on this machine, with noth
 up: $(VENV)/.runtime ## The same, but stay up with schedules active and the Prefect UI open, until Ctrl-C
 	@$(BIN)/aae up
 
+# Side by side they take half as long: the one half waits for servers and processes, the other one computes.
 .PHONY: test
 test: $(VENV)/.dev ## Run every test
-	@$(BIN)/python -m pytest
+	@echo "The end-to-end tests run beside the others; what they say follows at the end."
+	@$(BIN)/python -m pytest tests/e2e >.e2e.log 2>&1 & e2e=$$!; \
+		$(BIN)/python -m pytest tests/unit tests/integration; rest=$$?; \
+		wait $$e2e; ends=$$?; cat .e2e.log; exit $$((rest | ends))
+
+ROUNDS ?= 20
+SEED   ?= 1
+
+.PHONY: chaos
+chaos: $(VENV)/.dev ## Kill and break everything at random: make chaos ROUNDS=200 SEED=1
+	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED)
 
 .PHONY: check
 check: $(VENV)/.dev ## Lint, format, types, architecture
@@ -58,4 +69,4 @@ LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-e
 
 .PHONY: clean
 clean: ## Remove everything this project made on this machine
-	rm -rf $(VENV) .aae .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .e2e.log .aae .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
