@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aae import cli
+from aae.cli import common
 from aae.settings import load
 
 ACCOUNTS = [
@@ -75,8 +76,8 @@ def aae(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
         monkeypatch.setattr(sys, "argv", ["aae", *arguments])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        monkeypatch.setattr(cli, "out", Console(width=200))
-        monkeypatch.setattr(cli, "err", Console(stderr=True, width=200, soft_wrap=True))
+        monkeypatch.setattr(common, "out", Console(width=200))
+        monkeypatch.setattr(common, "err", Console(stderr=True, width=200, soft_wrap=True))
         load.cache_clear()
         code = 0
         try:
@@ -156,7 +157,7 @@ class TestMistakes:
         def explode() -> None:
             raise RuntimeError("token=s3cret")
 
-        monkeypatch.setattr(cli, "_settings", explode)
+        monkeypatch.setattr(common, "settings", explode)
         said = aae("accounts", "list")
         assert said.code == 1
         assert "RuntimeError" in said.err
@@ -341,7 +342,7 @@ class TestBackfill:
         from aae.operate.prefect_api import PrefectApi
 
         monkeypatch.setattr(
-            cli, "_prefect", lambda settings: PrefectApi("http://p/api", transport=httpx.MockTransport(answer))
+            common, "prefect", lambda settings: PrefectApi("http://p/api", transport=httpx.MockTransport(answer))
         )
         said = connected("backfill", "--since", "2026-01-01", "--until", "2026-01-02", "--account", "1")
         assert said.code == code
