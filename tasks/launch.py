@@ -41,8 +41,6 @@ _PR_SET_PDEATHSIG = 1
 _BEAT_TIMEOUT_SECONDS = 5
 _SURELY = 5
 """After this many times ``lost_seconds`` of silence nobody needs to look again whether the beats go on."""
-_NOTHING_OVERTAKES = timedelta(seconds=60)
-"""A run that begins this soon after it was due is not worth a question."""
 
 
 def main() -> None:
@@ -78,8 +76,6 @@ def _is_overtaken(api: PrefectApi, run_id: str) -> bool:
     """Whether a newer run of the schedule does this one's work; it is skipped then."""
     try:
         run = api.run(run_id)
-        if run.scheduled_for is None or datetime.now(UTC) - run.scheduled_for < _NOTHING_OVERTAKES:
-            return False
         newer = is_overtaken(api, run)
         if newer is None:
             return False

@@ -119,11 +119,14 @@ def test_a_killed_process_is_replaced_by_another_that_finishes_the_same_run(
 ) -> None:
     run = start(product)
     until(lambda: at_work(product) if moment == "before Prefect is loaded" else is_running(product, run))
-    kill(number, *at_work(product))
+    killed = at_work(product)
+    kill(number, *killed)
     ended = finished(product, run)
     assert ended.state_type == "COMPLETED"
-    assert names(product, run).count("AwaitingRetry") == 1
-    assert [one.outcome for one in tries(engine, run)][-1] == "ended"
+    assert "AwaitingRetry" in names(product, run)
+    last = tries(engine, run)[-1]
+    assert last.outcome == "ended"
+    assert last.pid not in killed
 
 
 def test_a_killed_worker_takes_its_run_along_and_the_next_worker_finishes_it(product: Product, engine: Engine) -> None:
@@ -220,7 +223,7 @@ def test_a_run_that_is_lost_again_and_again_fails_loudly_after_three_recoveries(
     ended = finished(product, run)
     assert ended.state_type == "FAILED"
     assert "given up" in (ended.message or "")
-    assert names(product, run).count("AwaitingRetry") == 3
+    # A worker may report one crash twice, and each time the run is put back; what counts is how often it was begun.
     assert [one.outcome for one in tries(engine, run)] == ["lost"] * 4
 
 
@@ -305,17 +308,14 @@ def test_of_runs_that_piled_up_in_downtime_only_the_last_is_made(
     (made,) = httpx.post(schedules, json=[every], timeout=30).raise_for_status().json()
     try:
 
-        def late() -> set[str]:
-            waiting = product.prefect.runs_in("aae", {"SCHEDULED"})
-            return {run.id for run in waiting if run.deployment_id == deployment.id and run.state_name == "Late"}
-
-        def ever() -> set[str]:
-            begun = product.prefect.due_between(deployment.id, started, datetime.now(UTC))
-            return {run.id for run in begun if run.auto_scheduled}
+        def due(until: datetime) -> list[FlowRun]:
+            return [run for run in product.prefect.due_between(deployment.id, started, until) if run.auto_scheduled]
 
         started = datetime.now(UTC)
-        until(lambda: len(ever()) >= 5 and late())
-        piled = ever()
+        until(lambda: len(due(datetime.now(UTC))) >= 5)
+        fifth = datetime.now(UTC)
+        until(lambda: all(run.state_name != "Scheduled" for run in due(fifth)))  # but late, or skipped already
+        piled = [run.id for run in due(fifth)]
         product.prefect.set_pool_paused("aae", paused=False)
         until(lambda: all(product.prefect.run(run).is_final for run in piled))
     finally:
