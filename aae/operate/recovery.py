@@ -95,6 +95,21 @@ def _began_after(run: FlowRun, last: Attempt) -> bool:
     )
 
 
+def _losses(tries: Sequence[Attempt], states: Sequence[str]) -> int:
+    """How often the run was lost, this time included; ``states`` are the names of those it was in, oldest first.
+
+    A worker may report one and the same crash twice, so attempts are counted, not put-backs. Only where none was ever
+    made (a wrong setting ends the process before that) it is how often a worker took the run and it was put back.
+    """
+    if tries:
+        return max(1, sum(one.outcome in attempts.LOSSES | {"ended"} for one in tries))
+    losses, taken = 0, False
+    for name in states:
+        losses += taken and name == AGAIN
+        taken = name != AGAIN and (taken or name == "Pending")
+    return max(1, losses + taken)
+
+
 def _last_words(run: FlowRun, last: Attempt | None) -> str:
     told = [run.message if run.state_type == "CRASHED" else None, last.reason if last else None]
     words = ". ".join(each.rstrip(".") for each in told if each) or "its process ended before it had reported"
@@ -255,11 +270,8 @@ class Watch:
             skip(self._api, run, newer)
             return
         most = self._settings.max_recoveries
-        losses = max(1, sum(one.outcome in attempts.LOSSES | {"ended"} for one in tries))
-        before = [name for name, _ in self._api.states(run.id)].count(AGAIN)
-        # A worker may report one and the same crash twice, so put-backs alone do not count; but a run that never even
-        # begins must not go round for ever.
-        if losses > most or before >= 3 * (most + 1):
+        losses = _losses(tries, [name for name, _ in self._api.states(run.id)])
+        if losses > most:
             told = f"Lost: {why}. It was run again {losses - 1} times and is given up."
             self._api.set_state(run.id, "FAILED", "Failed", told)
             log.error("%s has failed for good. %s", run.name, told)

@@ -127,7 +127,7 @@ def play(
 ) -> Round:
     """One round."""
     stage.restore(BASELINES[job])
-    run = stage.start(job)
+    run = stage.start(job, injected=KINDS[fault].injected)
     stage.pause(moment)
     remarks: list[str] = []
     KINDS[fault].strike(stage, run, dice)

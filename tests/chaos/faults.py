@@ -14,19 +14,22 @@ import pymysql
 import redis
 
 from aae.errors import AaeError
+from aae.operate.drain import drain, resume
 from aae.operate.prefect_api import FlowRun
 from tests.chaos.stage import Stage
+from tests.servers import connected
 
 Strike = Callable[[Stage, FlowRun, random.Random], None]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """``jobs``: those that it can hurt. ``from_start``: it must be there before the run's moment."""
+    """``jobs``: those that it can hurt. ``injected``: the trouble is made inside the job's process."""
 
     name: str
     strike: Strike
     jobs: tuple[str, ...] = ("fetch", "detect", "report", "tokens")
+    injected: bool = False
 
 
 def kill_flow(stage: Stage, _: FlowRun, __: random.Random) -> None:
@@ -44,6 +47,12 @@ def kill_worker_and_flow(stage: Stage, _: FlowRun, __: random.Random) -> None:
 def kill_everything(stage: Stage, _: FlowRun, __: random.Random) -> None:
     cache = set(stage.pids("valkey-server")) | set(stage.pids("aae.sandbox"))
     stage.signal(signal.SIGKILL, *(set(_marked_of(stage)) - cache))
+
+
+def downtime(stage: Stage, _: FlowRun, dice: random.Random) -> None:
+    """Everything is killed, and for a while nobody starts it again."""
+    kill_everything(stage, _, dice)
+    time.sleep(dice.uniform(5, 20))
 
 
 def kill_watch(stage: Stage, _: FlowRun, __: random.Random) -> None:
@@ -72,6 +81,21 @@ def freeze_flow(stage: Stage, _: FlowRun, dice: random.Random) -> None:
     stage.signal(signal.SIGSTOP, *frozen)
     stage.pause(dice.choice((3.0, 12.0)))
     stage.signal(signal.SIGCONT, *frozen)
+
+
+def hang_flow(stage: Stage, _: FlowRun, __: random.Random) -> None:
+    """The process is in a C call that never gives the interpreter back; its own last resort has to end it."""
+    order = stage.order("hang")
+    stage.pause(1)
+    order.unlink(missing_ok=True)
+
+
+def drain_and_resume(stage: Stage, _: FlowRun, dice: random.Random) -> None:
+    """What a deploy should look like; what does not finish in time is handed over."""
+    with connected(stage.stack.settings.database_url) as engine:
+        drain(stage.api, engine, "aae", within=dice.choice((0.0, 3.0)), beat_seconds=1)
+    stage.pause(dice.uniform(0, 3))
+    resume(stage.api, "aae")
 
 
 def stuck_pending(stage: Stage, run: FlowRun, _: random.Random) -> None:
@@ -155,6 +179,40 @@ def mysql_rival_locks(stage: Stage, _: FlowRun, dice: random.Random) -> None:
         cursor.execute("ROLLBACK")
 
 
+def mysql_deadlock(stage: Stage, _: FlowRun, __: random.Random) -> None:
+    """Another session waits for the job while the job waits for it. The server ends the one that has written less."""
+    with stage.database.session() as rival, stage.database.session() as observer:
+        rival.execute("CREATE DATABASE IF NOT EXISTS chaos")
+        rival.execute("CREATE TABLE IF NOT EXISTS chaos.weight (id INT PRIMARY KEY)")
+        with suppress(pymysql.Error):
+            rival.execute("BEGIN")
+            rival.execute("INSERT INTO chaos.weight SELECT seq FROM seq_1_to_5000")
+            rival.execute("SELECT id FROM ad_accounts FOR UPDATE")
+            rival.execute("SELECT id FROM notifications FOR UPDATE")
+            end = time.monotonic() + 5
+            waiting = 0
+            while not waiting and time.monotonic() < end:
+                # More often than every tenth of a second the server gives its old answer.
+                stage.pause(0.15)
+                observer.execute("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
+                waiting = observer.fetchone()[0]
+            rival.execute("SELECT id FROM attempts FOR UPDATE")
+        rival.execute("ROLLBACK")
+
+
+def mysql_disk_full(stage: Stage, _: FlowRun, dice: random.Random) -> None:
+    """Nothing can be written any more until somebody makes room."""
+    with stage.database.session(None) as cursor:
+        cursor.execute("CREATE DATABASE ballast")
+        cursor.execute("CREATE TABLE ballast.rows (id INT AUTO_INCREMENT PRIMARY KEY, load_ VARBINARY(8000))")
+        for rows in (2000, 200, 20, 1):
+            with suppress(pymysql.Error):
+                while True:
+                    cursor.execute(f"INSERT INTO ballast.rows (load_) SELECT REPEAT('x', 7000) FROM seq_1_to_{rows}")
+        stage.pause(dice.uniform(1, 6))
+        cursor.execute("DROP DATABASE ballast")
+
+
 def mysql_read_only(stage: Stage, _: FlowRun, dice: random.Random) -> None:
     stage.database.do("SET GLOBAL read_only = ON", database=None)
     stage.pause(dice.uniform(1, 6))
@@ -173,6 +231,20 @@ def server_away(stage: Stage, _: FlowRun, dice: random.Random) -> None:
 def server_away_for_minutes(stage: Stage, _: FlowRun, dice: random.Random) -> None:
     """Longer than a job takes and than Prefect's own clients try."""
     _freeze(stage, dice.uniform(70, 130), "prefect", "server", "start")
+
+
+def names_away(stage: Stage, _: FlowRun, dice: random.Random) -> None:
+    """The name service is down: no server can be found."""
+    order = stage.order("no-names")
+    stage.pause(dice.uniform(1, 8))
+    order.unlink()
+
+
+def clock_jumps(stage: Stage, _: FlowRun, dice: random.Random) -> None:
+    """The machine's clock is set, and set back."""
+    stage.set_clock(dice.choice((-1, 1)) * dice.randint(10, 300))
+    stage.pause(dice.uniform(2, 8))
+    stage.set_clock(0)
 
 
 def platforms_away(stage: Stage, _: FlowRun, dice: random.Random) -> None:
@@ -219,6 +291,7 @@ _EVERY: Final = (
     kill_worker,
     kill_worker_and_flow,
     kill_everything,
+    downtime,
     kill_watch,
     kill_watch_and_flow,
     term_worker,
@@ -226,6 +299,7 @@ _EVERY: Final = (
     term_flow,
     freeze_flow,
     stuck_pending,
+    drain_and_resume,
     declared_lost,
     put_back_by_mistake,
     declared_over,
@@ -238,17 +312,21 @@ _EVERY: Final = (
     mysql_cut_before_commit,
     mysql_cut_after_commit,
     mysql_rival_locks,
+    mysql_deadlock,
+    mysql_disk_full,
     mysql_read_only,
     server_restart,
     server_away,
     server_away_for_minutes,
 )
+_INSIDE: Final = (hang_flow, names_away, clock_jumps)
 _OF_PLATFORMS: Final = (platforms_away, platform_fault)
 
 KINDS: Final = {
     kind.name: kind
     for kind in (
         *(Kind(strike.__name__, strike) for strike in _EVERY),
+        *(Kind(strike.__name__, strike, injected=True) for strike in _INSIDE),
         *(Kind(strike.__name__, strike, ("fetch", "tokens")) for strike in _OF_PLATFORMS),
     )
 }

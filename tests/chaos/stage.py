@@ -71,6 +71,8 @@ class Database:
             *(f"--log-error={self._folder}/log", "--bind-address=127.0.0.1", f"--port={self.port}"),
             *("--skip-name-resolve", "--skip-log-bin", "--innodb-flush-log-at-trx-commit=2"),
             *("--innodb-buffer-pool-size=128M", "--innodb-lock-wait-timeout=3"),
+            # One file that cannot grow for ever, so that it can be full.
+            *("--innodb-file-per-table=0", "--innodb-data-file-path=ibdata1:12M:autoextend:max:256M"),
         ]
         self._process = subprocess.Popen(
             [sys.executable, "-c", servers.DIE_WITH_PARENT, *command],
@@ -123,6 +125,8 @@ class Stage:
         self.steps = steps
         self.tables: list[str] = []
         self.events: list[str] = []
+        self.orders = stack.state_dir.with_name("orders")
+        self.orders.mkdir(exist_ok=True)
 
     # Time
 
@@ -206,12 +210,17 @@ class Stage:
         for folder in ("outbox", "reports"):
             shutil.rmtree(self.stack.state_dir / folder, ignore_errors=True)
 
-    def start(self, job: str) -> FlowRun:
+    def start(self, job: str, *, injected: bool = False) -> FlowRun:
         """A run of the job whose clock begins at the start of all rounds; a report's later than what it reports on."""
         offset = START.timestamp() - time.time() + (300 if job == "report" else 0)
+        for order in self.orders.iterdir():
+            order.unlink()
+        self.set_clock(0)
         body = {
             "state": {"type": "SCHEDULED"},
-            "job_variables": {"env": {"AAE_CLOCK_OFFSET_SECONDS": str(offset)}},
+            "job_variables": {
+                "env": {"AAE_CLOCK_OFFSET_SECONDS": str(offset), **(self._injected() if injected else {})},
+            },
             "idempotency_key": uuid4().hex,
         }
         found: list[str] = []
@@ -225,6 +234,27 @@ class Stage:
 
         self.until(create, 60, "a run")
         return self.api.run(found[0])
+
+    def _injected(self) -> dict[str, str]:
+        """Environment of a job that takes the orders of ``inject/sitecustomize.py`` and calls all servers by name."""
+        urls = {name: value for name, value in self.stack.variables().items() if "://" in value}
+        return {
+            "PYTHONPATH": str(Path(__file__).with_name("inject")),
+            "CHAOS_ORDERS": str(self.orders),
+            **{name: url.replace("127.0.0.1", "localhost") for name, url in urls.items()},
+        }
+
+    def order(self, name: str) -> Path:
+        """Give an order to the processes of a job that takes them; its file."""
+        path = self.orders / name
+        path.touch()
+        return path
+
+    def set_clock(self, seconds: int) -> None:
+        """Move the clock of a job that takes orders away from the machine's."""
+        draft = self.orders / "clock.new"
+        draft.write_text(f"{seconds:+d}\n")
+        draft.replace(self.orders / "clock")
 
     def attempts(self, run: FlowRun) -> list[tuple[Any, ...]]:
         """Id, end and beats of every attempt at the run."""

@@ -250,6 +250,20 @@ def test_a_crash_that_is_reported_twice_counts_once(
     assert "(1 of at most 3 times)" in prefect.state["message"]
 
 
+def test_a_run_whose_process_ends_before_it_has_an_attempt_is_given_up_too(
+    prefect: Prefect, look: Callable[[float], None]
+) -> None:
+    for number in range(4):
+        assert prefect.state["type"] != "FAILED"
+        prefect.set("PENDING", "Pending")
+        for _ in range(2):  # the worker tells it twice
+            prefect.set("CRASHED", "Crashed", f"exit code 2 ({number})")
+            look(0)
+            look(2.1)
+    assert prefect.state["type"] == "FAILED"
+    assert "It was run again 3 times and is given up." in prefect.state["message"]
+
+
 def test_only_one_of_two_watches_leads_and_the_other_takes_over_when_it_falls_silent(
     engine: Engine, prefect: Prefect, clock: list[float]
 ) -> None:
