@@ -202,15 +202,9 @@ def mysql_deadlock(stage: Stage, _: FlowRun, __: random.Random) -> None:
 
 def mysql_disk_full(stage: Stage, _: FlowRun, dice: random.Random) -> None:
     """Nothing can be written any more until somebody makes room."""
-    with stage.database.session(None) as cursor:
-        cursor.execute("CREATE DATABASE ballast")
-        cursor.execute("CREATE TABLE ballast.rows (id INT AUTO_INCREMENT PRIMARY KEY, load_ VARBINARY(8000))")
-        for rows in (2000, 200, 20, 1):
-            with suppress(pymysql.Error):
-                while True:
-                    cursor.execute(f"INSERT INTO ballast.rows (load_) SELECT REPEAT('x', 7000) FROM seq_1_to_{rows}")
-        stage.pause(dice.uniform(1, 6))
-        cursor.execute("DROP DATABASE ballast")
+    stage.database.fill("more")
+    stage.pause(dice.uniform(1, 6))
+    stage.database.do("DROP TABLE ballast.more", database=None)
 
 
 def mysql_read_only(stage: Stage, _: FlowRun, dice: random.Random) -> None:

@@ -60,6 +60,8 @@ class Database:
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
         self.do("CREATE DATABASE aae CHARACTER SET utf8mb4", database=None)
+        # So that little more fills it.
+        self.fill("always", 128)
         # Without SUPER, so that a read-only server is read-only for the jobs.
         self.do("CREATE USER aae@'127.0.0.1' IDENTIFIED BY 'secret'", "GRANT ALL ON aae.* TO aae@'127.0.0.1'")
 
@@ -72,7 +74,7 @@ class Database:
             *("--skip-name-resolve", "--skip-log-bin", "--innodb-flush-log-at-trx-commit=2"),
             *("--innodb-buffer-pool-size=128M", "--innodb-lock-wait-timeout=3"),
             # One file that cannot grow for ever, so that it can be full.
-            *("--innodb-file-per-table=0", "--innodb-data-file-path=ibdata1:12M:autoextend:max:256M"),
+            *("--innodb-file-per-table=0", "--innodb-data-file-path=ibdata1:12M:autoextend:max:224M"),
         ]
         self._process = subprocess.Popen(
             [sys.executable, "-c", servers.DIE_WITH_PARENT, *command],
@@ -108,6 +110,20 @@ class Database:
         finally:
             with suppress(pymysql.Error):
                 connection.close()
+
+    def fill(self, table: str, megabytes: int | None = None) -> None:
+        """Write a table ``ballast.<table>`` of that size; without a size, until nothing more can be written at all."""
+        with self.session(None) as cursor:
+            cursor.execute("CREATE DATABASE IF NOT EXISTS ballast")
+            cursor.execute("USE ballast")
+            cursor.execute(f"CREATE TABLE {table} (id INT AUTO_INCREMENT PRIMARY KEY, load_ VARBINARY(8000))")
+            insert = f"INSERT INTO {table} (load_) SELECT REPEAT('x', 7900) FROM seq_1_to_"
+            for _ in range(megabytes or 0):
+                cursor.execute(f"{insert}64")
+            for rows in (1000, 100, 10, 1) if megabytes is None else ():
+                with suppress(pymysql.err.OperationalError):  # 1114, the table is full
+                    while True:
+                        cursor.execute(f"{insert}{rows}")
 
     def _answers(self) -> bool:
         with suppress(pymysql.Error, OSError):
