@@ -24,7 +24,7 @@ from tests.e2e.test_recovery import (
 
 __all__ = ["engine"]  # a fixture
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True)

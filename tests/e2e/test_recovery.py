@@ -28,10 +28,11 @@ from tests import quick
 from tests.e2e.conftest import Product
 from tests.servers import connected
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 JOB = "detect-anomalies/hourly"
-SECONDS = 90
+SECONDS = 180
+"""What takes a third of this on a quiet machine may take all of it on a busy one."""
 
 
 @pytest.fixture
