@@ -125,10 +125,15 @@ def undisturbed(stage: Stage, job: str, console: Console) -> Reference:
 def play(
     stage: Stage, number: int, job: str, fault: str, moment: float, reference: Reference, dice: random.Random
 ) -> Round:
-    """One round."""
-    stage.restore(BASELINES[job])
-    run = stage.start(job, injected=KINDS[fault].injected)
-    stage.pause(moment)
+    """One round. Should the run end before the moment of the fault, it begins anew with an earlier moment."""
+    while True:
+        stage.restore(BASELINES[job])
+        run = stage.start(job, injected=KINDS[fault].injected)
+        stage.pause(moment)
+        if not _ended(stage, run):
+            break
+        stage.until(stage.is_quiet, 60, "quiet")
+        moment *= 0.7
     remarks: list[str] = []
     KINDS[fault].strike(stage, run, dice)
     healed = time.monotonic()
