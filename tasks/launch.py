@@ -5,7 +5,7 @@ Before Prefect is even imported, which takes seconds:
 - the process asks the kernel to end with its worker, so that none is left behind to work on unseen;
 - it takes the *attempt* at its job (:mod:`aae.storage.attempts`). If another run has the job, this one gets in line
   again; if the same run is being worked on already (it was wrongly taken for lost), it leaves; if the schedule has
-  moved on (after downtime), it leaves the work to the newest run.
+  moved on (after downtime), it leaves the work to the newest run; if its worker is about to stop, to another worker.
 
 Then it says every few seconds that it is alive. Should somebody have declared the attempt over, the process ends itself
 at once, with exit code 0: the run belongs to another process now, and the worker must not call it crashed.
@@ -28,8 +28,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from aae.errors import AaeError, UserError
+from aae.operate.leaving import is_leaving
 from aae.operate.prefect_api import PrefectApi, open_api
-from aae.operate.processes import is_alive, this_process
+from aae.operate.processes import is_alive, process, this_process
 from aae.operate.recovery import is_overtaken, skip
 from aae.settings import Settings, load
 from aae.storage import attempts
@@ -51,6 +52,9 @@ def main() -> None:
     engine = connect(settings.resolved_database_url, timeout=_BEAT_TIMEOUT_SECONDS)
     require_current(engine)
     with open_api(settings) as api:
+        if is_leaving(settings.state_dir, process(os.getppid())):
+            _get_in_line_again(api, settings, run_id, "Its worker is about to stop; another one takes it.")
+            return
         if _is_overtaken(api, run_id):
             return
         token = _take(engine, settings, job, run_id)
@@ -109,10 +113,12 @@ def _get_in_line(engine: Engine, api: PrefectApi, settings: Settings, job: str, 
         _say(f"process {other.pid} has been working on this run since {other.started_at:%H:%M:%S}")
         api.set_state(run_id, "RUNNING", "Running", "It was taken for lost, but it lives.")
         return
+    _get_in_line_again(api, settings, run_id, f"Another run of {job} is at work; this one waits.")
+
+
+def _get_in_line_again(api: PrefectApi, settings: Settings, run_id: str, why: str) -> None:
     again = datetime.now(UTC) + timedelta(seconds=settings.recovery.turn_seconds)
-    api.set_state(
-        run_id, "SCHEDULED", "AwaitingTurn", f"Another run of {job} is at work; this one waits.", scheduled_for=again
-    )
+    api.set_state(run_id, "SCHEDULED", "AwaitingTurn", why, scheduled_for=again)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Keeping it running: ``aae watch``, ``drain``, ``resume`` and ``doctor``."""
+"""Keeping it running: ``aae worker``, ``watch``, ``drain``, ``resume`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,62 @@ from typing import Annotated
 import typer
 
 from aae.cli import common
-from aae.errors import UserError
+from aae.errors import AaeError, UserError
 from aae.local.steps import shown
 
 app = typer.Typer()
 
 _DELIVER_SECONDS = 20.0
 """How often the watch looks into the outbox."""
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def worker(context: typer.Context) -> None:
+    """Run a worker until told to stop: then its runs may finish, or are handed over to other workers, and it ends.
+
+    A Prefect worker of the work pool, as prefect worker start runs it (further options are passed on: --name,
+    --with-healthcheck), which at SIGTERM or Ctrl-C takes no new runs and gives those it has
+    AAE_RECOVERY__DRAIN_SECONDS to finish. Whatever supervises it should wait a minute longer before it kills it.
+    """
+    import os  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+    import threading  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from aae.local.stack import POOL, PROJECT  # noqa: PLC0415
+    from aae.operate.drain import step_down  # noqa: PLC0415
+    from aae.operate.worker import work  # noqa: PLC0415
+    from aae.storage.engine import connect  # noqa: PLC0415
+
+    settings = common.settings()
+    state_dir = settings.state_dir.absolute()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+    def drain_it(pid: int) -> None:
+        limit, beat = settings.recovery.drain_seconds, settings.recovery.beat_seconds
+        common.out.print(f"told to stop: no new runs, and the running ones get {limit:.0f} s to finish")
+        try:
+            with common.prefect(settings) as api:
+                engine = connect(settings.resolved_database_url, timeout=5)
+                done = step_down(api, engine, {pid}, state_dir=state_dir, within=limit, beat_seconds=beat)
+        except (AaeError, SQLAlchemyError) as error:
+            # A foreign message may quote anything, an address with its password too.
+            why = str(error) if isinstance(error, AaeError) else f"the database cannot be used ({type(error).__name__})"
+            raise UserError(f"Stopped without a drain, the watch will run again what is cut off: {why}") from None
+        common.out.print(f"drained: {done.finished} runs finished, {len(done.handed_over)} handed over")
+
+    environment = {
+        # The jobs start elsewhere than here.
+        "AAE_STATE_DIR": str(state_dir),
+        "AAE_PROJECT_DIR": os.environ.get("AAE_PROJECT_DIR") or str(PROJECT),
+        # The work pool's command says "python".
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+    raise typer.Exit(work(POOL, context.args, environment, stop, drain_it))
 
 
 @app.command()
@@ -56,14 +105,22 @@ def drain(
         typer.Option(help="Seconds that running jobs get to finish; AAE_RECOVERY__DRAIN_SECONDS without it."),
     ] = None,
     keep_worker: Annotated[bool, typer.Option("--keep-worker", help="Leave this machine's workers running.")] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="Stop this machine's workers only; the others go on and take its runs.")
+    ] = False,
 ) -> None:
     """Before a deploy or a reboot: start no new runs, let the running ones finish, then stop this machine's workers.
 
     What has not finished within the limit is handed over: it stops where it is and goes on, as the same run, after
     aae resume. Nothing is lost or done twice. Of what falls due meanwhile, the last run of each job is made then.
+
+    With --here nothing is paused and there is nothing to resume. (aae worker does that by itself when it is stopped.)
     """
     from aae.local.stack import POOL  # noqa: PLC0415
-    from aae.operate.drain import AtWork, drain  # noqa: PLC0415
+    from aae.operate.drain import AtWork, drain, step_down, workers_here  # noqa: PLC0415
+
+    if here and keep_worker:
+        raise UserError("--here stops this machine's workers: it does not go together with --keep-worker.")
 
     settings = common.settings()
     engine = common.tables(settings)
@@ -74,20 +131,21 @@ def drain(
             jobs = ", ".join(f"{one.job} since {one.since:%H:%M:%S} ({one.doing})" for one in still)
             status.update(f"waiting for {shown(jobs) or 'a run that is just being started'}")
 
+        beat = settings.recovery.beat_seconds
         try:
-            done = drain(
-                api,
-                engine,
-                POOL,
-                within=limit,
-                beat_seconds=settings.recovery.beat_seconds,
-                stop_workers=not keep_worker,
-                show=show,
-            )
+            if here:
+                pids, folder = workers_here(api, POOL), settings.state_dir.absolute()
+                done = step_down(api, engine, pids, state_dir=folder, within=limit, beat_seconds=beat, show=show)
+            else:
+                done = drain(
+                    api, engine, POOL, within=limit, beat_seconds=beat, stop_workers=not keep_worker, show=show
+                )
         except KeyboardInterrupt:
-            raise UserError("Interrupted: no new runs are started until you say aae resume.") from None
+            after = "the workers go on" if here else "no new runs are started until you say aae resume"
+            raise UserError(f"Interrupted: {after}.") from None
     told = f"{done.finished} runs finished, {len(done.handed_over)} handed over, {done.workers} workers stopped."
-    common.out.print(f"Drained: {told} Start the workers and say [bold]aae resume[/] to go on.")
+    then = "The work pool stays open." if here else "Start the workers and say [bold]aae resume[/] to go on."
+    common.out.print(f"Drained: {told} {then}")
 
 
 @app.command()

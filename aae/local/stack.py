@@ -33,6 +33,7 @@ import httpx
 
 from aae.errors import AaeError, UserError
 from aae.operate.prefect_api import PrefectApi
+from aae.operate.processes import mortal
 from aae.settings import Settings, load
 
 POOL: Final = "aae"
@@ -54,19 +55,6 @@ _POLL_SECONDS: Final = 0.1
 _DEATHS: Final = 5
 _DEATHS_WITHIN_SECONDS: Final = 60.0
 """A part that dies this often in this time is not started again: something is wrong with it."""
-
-# Runs before the command itself in the same process: the kernel shall send SIGTERM when the parent is gone, and if it
-# went before we could ask, there is nothing to start. (``preexec_fn`` would run Python in a forked, perhaps threaded
-# process.) Linux only. A shell's background jobs ignore Ctrl-C, and so would their children for ever: Prefect turns
-# SIGTERM into SIGINT and would never stop.
-_LAUNCHER: Final = (
-    "import ctypes,os,signal,sys\n"
-    "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_DFL)\n"
-    "if sys.platform == 'linux':\n"
-    "    ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
-    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
-    "os.execv(sys.argv[2], sys.argv[2:])\n"
-)
 
 
 class PartFailed(AaeError):
@@ -218,7 +206,8 @@ class Stack:
             # prefect.yaml tells the worker by this where the flows are.
             "AAE_PROJECT_DIR": str(PROJECT),
             **self.variables(),
-            **_PREFECT,
+            **_prefect_settings(),
+            **_RESULTS,
         }
 
     # Life
@@ -411,7 +400,7 @@ class Stack:
         with log.open("ab") as out:
             offset = out.tell()
             process = subprocess.Popen(  # noqa: S603 - our own commands
-                [sys.executable, "-S", "-c", _LAUNCHER, str(os.getpid()), *command],
+                mortal(command),
                 env=self.environment(),
                 cwd=PROJECT,
                 stdin=subprocess.DEVNULL,
@@ -520,27 +509,19 @@ def _sandbox_variables(url: str) -> dict[str, str]:
     }
 
 
-_PREFECT: Final = {
-    # Nothing phones home, nothing waits on a closed network.
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    # Without a server a command says so, instead of starting one of its own by surprise.
-    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-    "PREFECT_CLI_PROMPT": "false",
-    # Seconds between "is there a run for me": 15 by default.
-    "PREFECT_WORKER_QUERY_SECONDS": "2",
-    # The server records events one by one by default, and drops them in bursts.
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
-    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "100",
-    # Results in Redis, readable by any process; the block is registered by deployments.setup.
+# Results in Redis, readable by any process; the block is registered by deployments.setup.
+_RESULTS: Final = {
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK": "redis-database/aae-results",
 }
+
+
+def _prefect_settings() -> dict[str, str]:
+    """The server's and the worker's settings, from the same files from which systemd and the others read them."""
+    files = [PROJECT / "deployments" / f"{part}.env" for part in ("server", "worker")]
+    lines = [line for file in files for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
 
 
 def _valkey() -> Path:

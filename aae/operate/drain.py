@@ -1,11 +1,15 @@
-"""A warm shutdown before a deploy: no new runs, the running ones finish or hand over, then the worker stops."""
+"""A warm shutdown before a deploy: no new runs, the running ones finish or hand over, then the worker stops.
+
+:func:`drain` is for everything at once: it pauses the work pool. :func:`step_down` takes out one worker (``aae worker``
+that is told to stop) or one machine (``aae drain --here``) while the others go on.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,8 +20,9 @@ from typing import Final
 from sqlalchemy import Engine
 
 from aae.errors import UserError
+from aae.operate.leaving import leaving
 from aae.operate.prefect_api import FlowRun, PrefectApi
-from aae.operate.processes import is_alive
+from aae.operate.processes import is_alive, parent, process
 from aae.operate.recovery import AGAIN, JOB
 from aae.storage import attempts
 from aae.storage.attempts import Attempt
@@ -79,9 +84,53 @@ def drain(
             break
         show([AtWork(one.job, one.started_at, one.doing) for one in living])
         time.sleep(_POLL_SECONDS)
-    handed_over = _hand_over(api, engine, pool, living, beat_seconds)
-    workers = _stop_workers(api, pool) if stop_workers else 0
-    return Drained(len(seen) - len(living), tuple(run.name for run in handed_over), workers)
+    _take_away(engine, living, "the work pool was drained", beat_seconds)
+    handed_over = api.runs_in(pool, _UNDER_WAY)
+    _put_back(api, handed_over, "Handed over by a drain; it goes on when the work pool is resumed.")
+    workers = workers_here(api, pool) if stop_workers else []
+    _stop(workers)
+    return Drained(len(seen) - len(living), tuple(run.name for run in handed_over), len(workers))
+
+
+def step_down(
+    api: PrefectApi,
+    engine: Engine,
+    workers: Collection[int],
+    *,
+    state_dir: Path,
+    within: float,
+    beat_seconds: float,
+    show: Callable[[Sequence[AtWork]], None] = lambda _: None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Drained:
+    """Stop these workers of this machine (process ids); the pool stays open, and other workers take what comes.
+
+    Their runs get ``within`` seconds to finish. Those that have not are handed over: any other worker goes on with
+    them at once, as the same runs. What the workers still take goes back in line (:mod:`aae.operate.leaving`).
+
+    Raises:
+        Retry, Reauthorize, Bug: Prefect's API. The workers go on then.
+    """
+    begun, seen = monotonic(), set[int]()
+    with leaving(state_dir, [process(pid) for pid in workers]):
+        while True:
+            living = _living_under(engine, workers)
+            seen |= {one.id for one in living}
+            if not living or monotonic() - begun >= within:
+                break
+            show([AtWork(one.job, one.started_at, one.doing) for one in living])
+            time.sleep(_POLL_SECONDS)
+        _take_away(engine, living, "its worker was stopped", beat_seconds)
+        runs = [api.run(one.run_id) for one in living]
+        handed_over = [run for run in runs if run.state_type in _UNDER_WAY]
+        _put_back(api, handed_over, "Handed over by a worker that was stopped; any other goes on with it.")
+        _stop(workers)
+    return Drained(len(seen) - len(living), tuple(run.name for run in handed_over), len(workers))
+
+
+def workers_here(api: PrefectApi, pool: str) -> list[int]:
+    """Process ids of the workers of this machine and user that serve the pool of this server."""
+    return list(_workers(api, pool))
 
 
 def resume(api: PrefectApi, pool: str) -> list[FlowRun]:
@@ -106,37 +155,36 @@ def _living(engine: Engine) -> list[Attempt]:
         return [one for one in attempts.live(connection) if one.job != JOB]
 
 
-def _hand_over(
-    api: PrefectApi, engine: Engine, pool: str, living: Sequence[Attempt], beat_seconds: float
-) -> list[FlowRun]:
+def _living_under(engine: Engine, workers: Collection[int]) -> list[Attempt]:
+    return [one for one in _living(engine) if is_alive(one.process) and parent(one.pid) in workers]
+
+
+def _take_away(engine: Engine, living: Sequence[Attempt], why: str, beat_seconds: float) -> None:
     """Take the job from whoever still has it; its process ends itself with the next sign of life it wants to give."""
     for one in living:
-        transact_unfenced(engine, attempts.end, one.id, "handed_over", reason="the work pool was drained")
-    _wait_for_the_end(living, 2 * beat_seconds + 1)
-    runs = api.runs_in(pool, _UNDER_WAY)
+        transact_unfenced(engine, attempts.end, one.id, "handed_over", reason=why)
+    _wait_until(lambda: all(is_alive(one.process) is False for one in living), 2 * beat_seconds + 1)
+
+
+def _put_back(api: PrefectApi, runs: Sequence[FlowRun], told: str) -> None:
     for run in runs:
-        told = "Handed over by a drain; it goes on when the work pool is resumed."
         api.set_state(run.id, "SCHEDULED", AGAIN, told, scheduled_for=run.scheduled_for)
-    return runs
 
 
-def _wait_for_the_end(living: Sequence[Attempt], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and any(is_alive(one.process) is not False for one in living):
-        time.sleep(0.1)
-
-
-def _stop_workers(api: PrefectApi, pool: str) -> int:
-    """Stop the workers of this machine and user that serve the pool of this server; how many there were."""
-    pids = list(_workers(api, pool))
+def _stop(workers: Collection[int]) -> None:
+    """Tell these processes to end, and make them if they do not."""
+    known = [process(pid) for pid in workers]
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in pids:
+        for one in known:
             with suppress(ProcessLookupError):
-                os.kill(pid, number)
-        end = time.monotonic() + _WORKER_SECONDS
-        while time.monotonic() < end and set(pids) & set(_workers(api, pool)):
-            time.sleep(0.1)
-    return len(pids)
+                os.kill(one.pid, number)
+        _wait_until(lambda: not any(is_alive(one) for one in known), _WORKER_SECONDS)
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def _workers(api: PrefectApi, pool: str) -> Iterator[int]:

@@ -76,6 +76,37 @@ def test_what_does_not_finish_in_time_is_handed_over_and_goes_on_as_the_same_run
     assert names(product, run).count("Running") == 2
 
 
+def test_one_machine_is_drained_while_the_pool_stays_open(product: Product, engine: Engine) -> None:
+    [worker] = processes(product, "worker", "start")
+    with slow_platforms(product):
+        running = start(product, FETCH, **backfill())
+        until(lambda: is_running(product, running))
+        said = command(product, "drain", "--here")
+    assert "1 runs finished, 0 handed over, 1 workers stopped" in said
+    assert worker not in processes(product, "worker", "start")
+    assert product.prefect.run(running.id).state_type == "COMPLETED"
+    assert len(tries(engine, running)) == 1
+    until(lambda: processes(product, "worker", "start"))
+    assert finished(product, start(product)).state_type == "COMPLETED", "the next worker goes on, without a resume"
+
+
+def test_what_one_machine_does_not_finish_in_time_goes_on_elsewhere_at_once(product: Product, engine: Engine) -> None:
+    with slow_platforms(product, 3):
+        run = start(product, FETCH, **backfill())
+        until(lambda: is_running(product, run))
+        assert "1 handed over, 1 workers stopped" in command(product, "drain", "--here", "--within", "0")
+    assert finished(product, run).state_type == "COMPLETED"
+    assert [one.outcome for one in tries(engine, run)] == ["handed_over", "ended"]
+    assert names(product, run).count("Running") == 2
+
+
+def test_here_and_keeping_the_worker_exclude_each_other(product: Product) -> None:
+    done = product.run("aae", "drain", "--here", "--keep-worker")
+    assert done.returncode == 2
+    assert "--keep-worker" in done.stderr
+    assert processes(product, "worker", "start")
+
+
 def test_the_worker_may_be_kept(product: Product) -> None:
     assert "0 workers stopped" in command(product, "drain", "--keep-worker")
     assert processes(product, "worker", "start")
