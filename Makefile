@@ -12,7 +12,7 @@ help: ## Show this help
 
 # uv installs ten times faster than pip; where it cannot (pip.conf names a private index, say), pip does the same.
 install = $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) 2>/dev/null \
-	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(1)
 
 $(VENV)/.runtime: requirements.lock requirements-uv.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("AAE Pipelines needs Python 3.11 or newer; name one with make PYTHON=python3.12 ...")'
