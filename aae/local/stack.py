@@ -472,6 +472,15 @@ def adopt(stack: Stack) -> Settings:
     return load()
 
 
+def settings_here() -> Settings:
+    """The settings; without any word on where Prefect is, those of the embedded stack that runs here, if one does."""
+    settings = load()
+    if settings.prefect_api_url:
+        return settings
+    stack = running_stack(settings)
+    return adopt(stack) if stack else settings
+
+
 def free_ports(wanted: Iterable[int | None]) -> list[int]:
     """A free loopback port for each entry: the wanted one where it is free, another otherwise."""
     held: list[socket.socket] = []
@@ -503,7 +512,7 @@ def _first_free(candidates: Iterable[int]) -> socket.socket:
 
 def _sandbox_variables(url: str) -> dict[str, str]:
     """The platforms' settings for the sandbox: its addresses, and the app it knows."""
-    from aae.sandbox.world import APP  # noqa: PLC0415 - brings numpy, which most commands do without
+    from aae.sandbox.app import APP  # noqa: PLC0415 - the sandbox is not needed by most commands
 
     return {
         "AAE_META__BASE_URL": url,

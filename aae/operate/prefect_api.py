@@ -376,8 +376,8 @@ class PrefectApi:
             raise Bug(f"What answers at {self.url} is not Prefect's API: check PREFECT_API_URL.") from None
 
 
-def open_api(settings: Settings) -> PrefectApi:
-    """The API that the settings name.
+def open_api(settings: Settings, *, timeout: float = 10) -> PrefectApi:
+    """The API that the settings name; each question may take ``timeout`` seconds.
 
     Raises:
         UserError: they name none.
@@ -388,6 +388,7 @@ def open_api(settings: Settings) -> PrefectApi:
         settings.prefect_api_url,
         auth_string=settings.prefect_api_auth_string.get_secret_value() or None,
         api_key=settings.prefect_api_key.get_secret_value() or None,
+        timeout=timeout,
     )
 
 

@@ -1,10 +1,10 @@
-"""Schedules and spans of time, as a person says them."""
+"""Schedules, spans of time and types, as a person says them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from aae.operate.schedule import CronFields, read_cron
 
@@ -52,6 +52,23 @@ def span_in_words(span: timedelta) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+
+
+def type_in_words(one: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """A JSON schema's type, as short as a person needs it: ``list of integer``, ``low | medium | high``."""
+    for many in ("anyOf", "allOf", "oneOf"):
+        if many in one:
+            kinds = [type_in_words(each, definitions) for each in one[many]]
+            return " | ".join(kind for kind in dict.fromkeys(kinds) if kind != "null") or "null"
+    if "$ref" in one:
+        return type_in_words(definitions.get(str(one["$ref"]).rpartition("/")[2], {}), {})
+    if "enum" in one:
+        return " | ".join(map(str, one["enum"]))
+    if "const" in one:
+        return str(one["const"])
+    if one.get("type") == "array":
+        return f"list of {type_in_words(one.get('items') or {}, definitions)}"
+    return str(one.get("format") or one.get("type") or "anything")
 
 
 def listed(words: Iterable[str]) -> str:
