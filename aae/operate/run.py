@@ -14,7 +14,7 @@ import difflib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ class JobRun:
     name: str
     job: str
     due: datetime | None
-    _settings: Settings
+    _settings: Settings = field(repr=False)
 
     @property
     def state(self) -> FlowRun:
