@@ -292,7 +292,7 @@ def run(
     if not as_json:
         due = f"{asked.due.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if asked.due and (seconds or eta) else "now"
         common.out.print(
-            f"Asked for {shown(asked.job)}: {shown(asked.name)}, {due}  [dim]{asked.id}[/]", highlight=False
+            f"Asked for {shown(asked.job)}: {shown(asked.name)}, due {due}  [dim]{asked.id}[/]", highlight=False
         )
         if idle:
             common.out.print(f"[yellow]{shown(idle)}[/]", highlight=False)
@@ -348,7 +348,10 @@ def _print_result(asked: JobRun, ended: FlowRun, *, as_json: bool) -> None:
     )
     if result is None or result == ended.message:
         return
-    lines = json.dumps(result, indent=2, ensure_ascii=False).splitlines()
+    _print_lines(json.dumps(result, indent=2, ensure_ascii=False).splitlines())
+
+
+def _print_lines(lines: Sequence[str]) -> None:
     for line in lines[:_MOST_LINES]:
         indent = len(line) - len(line.lstrip())
         common.out.print(" " * indent + shown(line, 2000), highlight=False)
