@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -114,6 +116,18 @@ class TestInspect:
         said = aae("inspect", question, "--json")
         assert (said.code, said.out) == (1, "")
         assert "Prefect's API at http://127.0.0.1:9/api does not answer (ConnectError)." in said.err
+
+    @pytest.mark.parametrize("question", ["active", "scheduled", "registered", "stats"])
+    def test_the_answer_costs_no_heavy_import(self, aae: Run, server: Server, question: str) -> None:
+        assert aae("db", "upgrade").code == 0
+        heavy = "('prefect', 'alembic', 'numpy', 'pandas', 'pyarrow', 'jsonschema')"
+        code = (
+            f"import sys; from aae import cli; sys.argv = ['aae', 'inspect', '{question}']\n"
+            f"cli.app(standalone_mode=False)\n"
+            f"print('heavy:', *(one for one in {heavy} if one in sys.modules))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "heavy:", done.stdout
 
 
 class TestRun:
