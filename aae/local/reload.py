@@ -46,7 +46,10 @@ class Reloader:
             try:
                 self._deploy()
             except AaeError as error:
-                return [*told, f"Not deployed, what was deployed before stays: {error}"]
+                # How it ended and the last of what it said, which is the error itself.
+                first, *rest = str(error).splitlines()
+                why = f"{first} {rest[-1].strip()}" if rest else first
+                return [*told, f"Not deployed, what was deployed before stays: {why}"]
             told.append("Deployed again.")
         if rooms & {"aae", ".env"}:
             parts = ["sandbox"] if any(path.parts[:2] == ("aae", "sandbox") for path in changed) else []

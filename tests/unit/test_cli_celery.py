@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +30,19 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with serving(found) as url:
         monkeypatch.setenv("PREFECT_API_URL", url)
         yield found
+
+
+def finish_the_next(server: Server, **state: object) -> None:
+    """The next run that is asked for ends a moment after that."""
+    before = len(server.runs)
+
+    def finish() -> None:
+        while len(server.runs) == before:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        server.runs[-1]["state"] |= state
+
+    threading.Thread(target=finish, daemon=True).start()
 
 
 class TestInspect:
@@ -175,11 +189,7 @@ class TestRun:
 
     def test_waiting_ends_well_badly_or_in_time(self, aae: Run, server: Server) -> None:
         for state, code in (("COMPLETED", 0), ("FAILED", 1)):
-
-            def finish(state: str = state) -> None:
-                server.runs[-1]["state"] |= {"type": state, "name": state.title(), "message": HOSTILE}
-
-            threading.Timer(2.0, finish).start()
+            finish_the_next(server, type=state, name=state.title(), message=HOSTILE)
             said = aae("run", "fetch_ad_data", "--wait", "60")
             assert said.code == code, said.all
             assert f"{state.title()}: x" in said.out
@@ -213,12 +223,9 @@ class TestRun:
             client.set("key", json.dumps(result))
         monkeypatch.setenv("AAE_RESULTS_URL", redis_url)
 
-        def finish() -> None:
-            data = {"storage_key": "key", "serializer": {"type": "json"}}
-            server.runs[-1]["state"] |= {"type": "COMPLETED", "name": "Completed", "data": data}
-
+        data = {"storage_key": "key", "serializer": {"type": "json"}}
         for more in ((), ("--json",)):
-            threading.Timer(2.0, finish).start()
+            finish_the_next(server, type="COMPLETED", name="Completed", data=data)
             said = aae("run", "fetch_ad_data", "--wait", "60", *more)
             assert said.code == 0, said.all
             if more:
