@@ -33,15 +33,10 @@ def now() -> datetime:
 
 
 def settings() -> Settings:
-    """The settings; without any word on where Prefect is, those of the embedded stack that runs here, if one does."""
-    from aae.local.stack import adopt, running_stack  # noqa: PLC0415
-    from aae.settings import load  # noqa: PLC0415
+    """The settings, as :func:`aae.local.stack.settings_here` finds them."""
+    from aae.local.stack import settings_here  # noqa: PLC0415
 
-    settings = load()
-    if settings.prefect_api_url:
-        return settings
-    stack = running_stack(settings)
-    return adopt(stack) if stack else settings
+    return settings_here()
 
 
 def tables(settings: Settings) -> Engine:

@@ -35,7 +35,12 @@ def demo(
 
 
 @app.command()
-def up(seed: common.Seed = 7) -> None:
+def up(
+    seed: common.Seed = 7,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="For development: deploy again or restart when a file of ours changes.")
+    ] = False,
+) -> None:
     """Like demo, but stay up with the schedules active and the Prefect UI open, until Ctrl-C.
 
     The first time the sandbox's accounts are connected and every job runs once; after that the schedules do. Started
@@ -45,7 +50,7 @@ def up(seed: common.Seed = 7) -> None:
     from aae.settings import load  # noqa: PLC0415
 
     with suppress(KeyboardInterrupt):
-        run(load(), common.out, seed=seed, clock=common.now)
+        run(load(), common.out, seed=seed, clock=common.now, reload=reload)
 
 
 @app.command(

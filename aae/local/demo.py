@@ -24,6 +24,7 @@ from rich.table import Table
 from sqlalchemy import Engine
 
 from aae.errors import AaeError, UserError
+from aae.local.reload import Reloader
 from aae.local.stack import PROJECT, Memory, Stack, adopt, template_path
 from aae.local.steps import Step, Steps, bar, shown
 from aae.local.summary import (
@@ -98,8 +99,10 @@ def demo(settings: Settings, console: Console, *, seed: int, keep: bool, clock: 
     )
 
 
-def up(settings: Settings, console: Console, *, seed: int, clock: Callable[[], datetime]) -> None:
+def up(settings: Settings, console: Console, *, seed: int, clock: Callable[[], datetime], reload: bool = False) -> None:
     """The same, but stay until interrupted; the first time it also runs every job once.
+
+    ``reload``: act on changes of the project's files (:mod:`aae.local.reload`).
 
     Raises:
         AaeError: a step failed, or a part of the stack keeps ending by itself.
@@ -117,8 +120,9 @@ def up(settings: Settings, console: Console, *, seed: int, clock: Callable[[], d
                 _run_all(stack, steps)
                 filled.touch()
             console.print(_welcome(stack))
+            reloader = Reloader(PROJECT, deploy=lambda: _deploy(stack), restart=stack.restart) if reload else None
             while True:
-                for event in stack.tend():
+                for event in stack.tend() + (reloader.look() if reloader else []):
                     console.print(f"[yellow]{shown(event)}[/]", highlight=False)
                 time.sleep(1)
         finally:
@@ -174,7 +178,7 @@ def _bring_up(
         _command(stack, "setup", [sys.executable, "-m", "deployments.setup"])
     with steps.step("Deploy the flows and start a worker") as step:
         stack.start_worker()
-        _command(stack, "deploy", [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"])
+        _deploy(stack)
         _set_schedules(stack, active=schedules)
         stack.wait("worker", "watch")
         step.note = f"{len(JOBS)} deployments"
@@ -266,6 +270,10 @@ def _command(stack: Stack, name: str, command: Sequence[str]) -> str:
 
 def _spoken(command: Sequence[str]) -> str:
     return " ".join(word for word in ("python" if word == sys.executable else word for word in command))
+
+
+def _deploy(stack: Stack) -> None:
+    _command(stack, "deploy", [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"])
 
 
 def _set_schedules(stack: Stack, *, active: bool) -> None:

@@ -315,18 +315,18 @@ class Stack:
                 part.started, part.ready_after = now, None
         return told
 
+    def restart(self, name: str) -> None:
+        """Stop one part and start it anew with the code that is there now; nothing if there is no such part."""
+        for part in self._parts:
+            if part.name == name:
+                _stop(part)
+                part.process, part.log_offset = self._spawn(part.log, part.command)
+                part.started, part.ready_after = time.monotonic(), None
+
     def stop(self) -> None:
         """Stop every part in reverse order: asked first, made to after ten seconds. Safe to call again."""
         while self._parts:
-            part = self._parts.pop()
-            _signal_group(part.process.pid, signal.SIGTERM)
-            try:
-                part.process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                _signal_group(part.process.pid, signal.SIGKILL)
-                part.process.wait()
-            # Helpers of its group that did not listen.
-            _signal_group(part.process.pid, signal.SIGKILL)
+            _stop(self._parts.pop())
         if self._lock:
             _end(_marked(self.state_dir))
 
@@ -461,6 +461,15 @@ def adopt(stack: Stack) -> Settings:
     return load()
 
 
+def settings_here() -> Settings:
+    """The settings; without any word on where Prefect is, those of the embedded stack that runs here, if one does."""
+    settings = load()
+    if settings.prefect_api_url:
+        return settings
+    stack = running_stack(settings)
+    return adopt(stack) if stack else settings
+
+
 def free_ports(wanted: Iterable[int | None]) -> list[int]:
     """A free loopback port for each entry: the wanted one where it is free, another otherwise."""
     held: list[socket.socket] = []
@@ -492,7 +501,7 @@ def _first_free(candidates: Iterable[int]) -> socket.socket:
 
 def _sandbox_variables(url: str) -> dict[str, str]:
     """The platforms' settings for the sandbox: its addresses, and the app it knows."""
-    from aae.sandbox.world import APP  # noqa: PLC0415 - brings numpy, which most commands do without
+    from aae.sandbox.app import APP  # noqa: PLC0415 - the sandbox is not needed by most commands
 
     return {
         "AAE_META__BASE_URL": url,
@@ -567,6 +576,18 @@ def _locks(file: IO[str]) -> bool:
 def _how_it_ended(part: _Part) -> str:
     code = part.process.returncode
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _stop(part: _Part) -> None:
+    """Ask a part to end, make it after ten seconds."""
+    _signal_group(part.process.pid, signal.SIGTERM)
+    try:
+        part.process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        _signal_group(part.process.pid, signal.SIGKILL)
+        part.process.wait()
+    # Helpers of its group that did not listen.
+    _signal_group(part.process.pid, signal.SIGKILL)
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

@@ -195,7 +195,7 @@ def _job(api: PrefectApi, job: Job, pool: str, now: datetime) -> Iterator[Check]
 
 def _schedule(job: Job, deployment: Deployment, pool: str) -> Check:
     name = f"{job.name} schedule"
-    wanted = Schedule(job.cron, job.timezone, True)
+    wanted = Schedule(job.cron, job.timezone, True, job.day_or, job.every_seconds)
     if deployment.work_pool != pool:
         return Check(name, False, f"It goes to the pool {deployment.work_pool!r}.", "prefect --no-prompt deploy --all")
     if deployment.paused:

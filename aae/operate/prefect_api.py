@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -29,11 +30,16 @@ _ERROR: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When a deployment runs. ``cron`` is None for other kinds of schedule."""
+    """When a deployment runs. ``cron`` is None for other kinds of schedule.
+
+    ``day_or`` false: day of month *and* day of week must match. ``every_seconds``: of one that runs at intervals.
+    """
 
     cron: str | None
     timezone: str
     active: bool
+    day_or: bool = True
+    every_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,10 @@ class Deployment:
     created: datetime
     work_pool: str | None
     schedules: tuple[Schedule, ...]
+    entrypoint: str | None = None
+    # Those given for every run of it, and the JSON schema of all that its flow takes.
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameter_schema: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,10 @@ class FlowRun:
     state_since: datetime | None = None
     # Made by the schedule, not by a person.
     auto_scheduled: bool = False
+    # How often it has begun.
+    run_count: int = 0
+    # Where Prefect says that the result lies (the state's ``data``); None where there is none.
+    result: Mapping[str, Any] | None = None
 
     @property
     def is_final(self) -> bool:
@@ -137,6 +151,8 @@ class PrefectApi:
             auth=(user, password) if auth_string else None,
             timeout=timeout,
             transport=transport,
+            # Certificates take a third of a second to load, and are for TLS only.
+            verify=not self.url.startswith("http://"),
             # A loopback server is never behind a proxy; another may be.
             trust_env=not self.url.startswith(("http://127.0.0.1", "http://localhost")),
         )
@@ -192,10 +208,17 @@ class PrefectApi:
         return _flow_run(self._ask("GET", f"flow_runs/{run_id}"))
 
     def create_run(
-        self, deployment_id: str, parameters: Mapping[str, Any], *, idempotency_key: str | None = None
+        self,
+        deployment_id: str,
+        parameters: Mapping[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        scheduled_for: datetime | None = None,
     ) -> FlowRun:
-        """Ask for a run right now; a worker will take it. The same key asks for the same run."""
-        body = {"parameters": dict(parameters), "state": {"type": "SCHEDULED"}, "idempotency_key": idempotency_key}
+        """Ask for a run, right now or for later; a worker will take it. The same key asks for the same run."""
+        details = {} if scheduled_for is None else {"scheduled_time": scheduled_for.isoformat()}
+        state = {"type": "SCHEDULED", "state_details": details}
+        body = {"parameters": dict(parameters), "state": state, "idempotency_key": idempotency_key}
         return _flow_run(self._ask("POST", f"deployments/{deployment_id}/create_flow_run", body))
 
     def last_run(self, deployment_id: str) -> FlowRun | None:
@@ -225,6 +248,15 @@ class PrefectApi:
             runs["expected_start_time"] = {"after_": since.isoformat()}
         pools = {"name": {"any_": [pool]}}
         return list(self._all_runs({"work_pools": pools, "flow_runs": runs, "sort": "EXPECTED_START_TIME_ASC"}))
+
+    def runs_begun(self, pool: str, since: datetime, *, at_most: int) -> list[FlowRun]:
+        """The pool's runs that began at or after ``since``, the newest first; no more than ``at_most``."""
+        body = {
+            "work_pools": {"name": {"any_": [pool]}},
+            "flow_runs": {"start_time": {"after_": since.isoformat()}},
+            "sort": "START_TIME_DESC",
+        }
+        return list(islice(self._all_runs(body), at_most))
 
     def due_between(self, deployment_id: str, since: datetime, until: datetime) -> list[FlowRun]:
         """The deployment's runs, in whatever state, that were due at ``since <= t <= until``, oldest first."""
@@ -346,8 +378,8 @@ class PrefectApi:
             raise Bug(f"What answers at {self.url} is not Prefect's API: check PREFECT_API_URL.") from None
 
 
-def open_api(settings: Settings) -> PrefectApi:
-    """The API that the settings name.
+def open_api(settings: Settings, *, timeout: float = 10) -> PrefectApi:
+    """The API that the settings name; each question may take ``timeout`` seconds.
 
     Raises:
         UserError: they name none.
@@ -358,6 +390,7 @@ def open_api(settings: Settings) -> PrefectApi:
         settings.prefect_api_url,
         auth_string=settings.prefect_api_auth_string.get_secret_value() or None,
         api_key=settings.prefect_api_key.get_secret_value() or None,
+        timeout=timeout,
     )
 
 
@@ -367,6 +400,8 @@ def _deployment(name: str, found: Mapping[str, Any]) -> Deployment:
             cron=one["schedule"].get("cron"),
             timezone=one["schedule"].get("timezone") or "UTC",
             active=bool(one["active"]),
+            day_or=one["schedule"].get("day_or") is not False,
+            every_seconds=one["schedule"].get("interval"),
         )
         for one in found["schedules"]
     )
@@ -377,6 +412,9 @@ def _deployment(name: str, found: Mapping[str, Any]) -> Deployment:
         _known_moment(found["created"]),
         found.get("work_pool_name"),
         schedules,
+        found.get("entrypoint"),
+        found.get("parameters") or {},
+        found.get("parameter_openapi_schema") or {},
     )
 
 
@@ -395,6 +433,8 @@ def _flow_run(found: Mapping[str, Any]) -> FlowRun:
         state_id=state.get("id"),
         state_since=_moment(state.get("timestamp")),
         auto_scheduled=bool(found.get("auto_scheduled")),
+        run_count=int(found.get("run_count") or 0),
+        result=state["data"] if isinstance(state.get("data"), dict) else None,
     )
 
 

@@ -322,7 +322,8 @@ def _owed(deployment: Deployment, now: datetime) -> datetime | None:
         due
         for one in deployment.schedules
         if one.active and one.cron
-        if (due := last_due(one.cron, now - _MISSED_AFTER, one.timezone)) is not None and due > deployment.created
+        if (due := last_due(one.cron, now - _MISSED_AFTER, one.timezone, day_or=one.day_or)) is not None
+        and due > deployment.created
     ]
     return max(dues, default=None)
 

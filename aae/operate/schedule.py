@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -22,15 +22,34 @@ _LOOK_BACK: Final = timedelta(days=370)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A deployment; ``name`` is ``flow-name/deployment-name`` as Prefect calls it."""
+    """A deployment; ``name`` is ``flow-name/deployment-name`` as Prefect calls it, ``entrypoint`` is ``file:function``.
+
+    ``cron`` is None if it runs every so many seconds instead; ``day_or`` is explained at :func:`last_due`.
+    """
 
     name: str
-    cron: str
+    cron: str | None
     timezone: str
+    day_or: bool = True
+    every_seconds: float | None = None
+    entrypoint: str = ""
 
     def last_due(self, now: datetime) -> datetime | None:
         """The last moment (aware, UTC) at or before ``now`` at which the job was due; None: not within a year."""
-        return last_due(self.cron, now, self.timezone)
+        return None if self.cron is None else last_due(self.cron, now, self.timezone, day_or=self.day_or)
+
+
+@dataclass(frozen=True, slots=True)
+class CronFields:
+    """The values that each field of a cron expression matches; of the weekdays both 0 and 7 are Sunday."""
+
+    minutes: frozenset[int]
+    hours: frozenset[int]
+    days: frozenset[int]
+    months: frozenset[int]
+    weekdays: frozenset[int]
+    days_limited: bool
+    weekdays_limited: bool
 
 
 def read_jobs(project: Path) -> list[Job]:
@@ -44,28 +63,29 @@ def read_jobs(project: Path) -> list[Job]:
     path = project / "prefect.yaml"
     try:
         declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [
-            Job(
-                name=f"{one['entrypoint'].rpartition(':')[2].replace('_', '-')}/{one['name']}",
-                cron=one["schedules"][0]["cron"],
-                timezone=one["schedules"][0].get("timezone", "UTC"),
-            )
-            for one in declared["deployments"]
-        ]
+        return [_job(one, one["schedules"][0]) for one in declared["deployments"]]
     except OSError:
         raise UserError(f"There is no {path}: run aae from a checkout of the project.") from None
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError):
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path} does not declare every deployment with an entrypoint, a name and a cron.") from None
 
 
-def last_due(cron: str, now: datetime, timezone: str = "UTC") -> datetime | None:
-    """The last full minute (aware, UTC) at or before ``now`` that the cron expression matches in that time zone.
+def _job(declared: dict[str, Any], schedule: dict[str, Any]) -> Job:
+    return Job(
+        name=f"{declared['entrypoint'].rpartition(':')[2].replace('_', '-')}/{declared['name']}",
+        cron=None if "interval" in schedule else schedule["cron"],
+        timezone=schedule.get("timezone", "UTC"),
+        day_or=schedule.get("day_or", True) is not False,
+        every_seconds=float(schedule["interval"]) if "interval" in schedule else None,
+        entrypoint=declared["entrypoint"],
+    )
 
-    Understands numbers, lists, ranges and steps. As cron does, a day matches by either of day of month and day of week
-    where both are restricted.
+
+def read_cron(cron: str) -> CronFields:
+    """What a cron expression of five fields matches. Understands numbers, lists, ranges and steps.
 
     Raises:
-        UserError: it is not a cron expression of five such fields.
+        UserError: it is not such an expression.
     """
     texts = cron.split()
     if len(texts) != len(_RANGES):
@@ -73,18 +93,31 @@ def last_due(cron: str, now: datetime, timezone: str = "UTC") -> datetime | None
     minutes, hours, days, months, weekdays = (
         _field(text, *span, cron) for text, span in zip(texts, _RANGES, strict=True)
     )
-    either = texts[2] != "*" and texts[4] != "*"
+    return CronFields(minutes, hours, days, months, weekdays, texts[2] != "*", texts[4] != "*")
+
+
+def last_due(cron: str, now: datetime, timezone: str = "UTC", *, day_or: bool = True) -> datetime | None:
+    """The last full minute (aware, UTC) at or before ``now`` that the cron expression matches in that time zone.
+
+    As cron does, a day matches by either of day of month and day of week where both are restricted; by both, as in
+    Celery, if ``day_or`` is false.
+
+    Raises:
+        UserError: it is not a cron expression that we understand.
+    """
+    fields = read_cron(cron)
+    either = day_or and fields.days_limited and fields.weekdays_limited
     zone = ZoneInfo(timezone)
     moment = now.astimezone(UTC).replace(second=0, microsecond=0)
     earliest = moment - _LOOK_BACK
     while moment > earliest:
         local = moment.astimezone(zone)
-        by_date, by_weekday = local.day in days, local.isoweekday() in weekdays
-        if local.month not in months or not (by_date or by_weekday if either else by_date and by_weekday):
+        by_date, by_weekday = local.day in fields.days, local.isoweekday() in fields.weekdays
+        if local.month not in fields.months or not (by_date or by_weekday if either else by_date and by_weekday):
             moment -= timedelta(hours=local.hour, minutes=local.minute + 1)
-        elif local.hour not in hours:
+        elif local.hour not in fields.hours:
             moment -= timedelta(minutes=local.minute + 1)
-        elif local.minute not in minutes:
+        elif local.minute not in fields.minutes:
             moment -= timedelta(minutes=1)
         else:
             return moment

@@ -15,26 +15,11 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from aae.model import Level, Platform
+from aae.sandbox.app import APP, AppCredentials
 from aae.sandbox.entities import AdAccount, Entity, Leaf, Status, User, money_quantum
 from aae.sandbox.incidents import EFFECTS, SIZES, Incident, Plan, Trap, TrapKind, plans
 from aae.sandbox.nature import Business, Habit, Influence, hours, simulate
 from aae.sandbox.tokens import Grant, Kind, Mint
-
-
-@dataclass(frozen=True, slots=True)
-class AppCredentials:
-    """What the platforms know our app by. They guard nothing: the sandbox listens on this machine only."""
-
-    meta_app_id: str = "100200300400500"
-    meta_app_secret: str = "sandbox-meta-app-secret"  # noqa: S105 - a sandbox has no secrets
-    tiktok_app_id: str = "7100000000000000001"
-    tiktok_secret: str = "sandbox-tiktok-secret"  # noqa: S105 - a sandbox has no secrets
-    google_client_id: str = "sandbox.apps.googleusercontent.example"
-    google_client_secret: str = "sandbox-google-client-secret"  # noqa: S105 - a sandbox has no secrets
-    google_developer_token: str = "sandbox-developer-token"  # noqa: S105 - a sandbox has no secrets
-
-
-APP: Final = AppCredentials()
 
 META_TOKEN_SECONDS: Final = 5_183_944
 """Life of an exchanged Meta token: about 60 days."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy import Connection, Select, case, func, insert, select, update
 
 from aae.errors import Superseded
 from aae.storage.bulk import add_once, fit
@@ -140,6 +140,21 @@ def of_runs(connection: Connection, run_ids: Collection[str]) -> list[Attempt]:
     """Every attempt at these runs, oldest first."""
     rows = connection.execute(_rows().where(attempts.c.run_id.in_(run_ids)).order_by(attempts.c.id))
     return [Attempt(**row._mapping) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many attempts at a job began, and how many of them were lost."""
+
+    begun: int
+    lost: int
+
+
+def tally(connection: Connection, since: datetime) -> dict[str, Tally]:
+    """Per job the attempts that began at or after ``since``; of the database's own clock."""
+    lost = func.sum(case((attempts.c.outcome.in_([one for one in LOSSES if one]), 1), else_=0))
+    query = select(attempts.c.job, func.count(), lost).where(attempts.c.started_at >= since).group_by(attempts.c.job)
+    return {job: Tally(int(begun), int(gone)) for job, begun, gone in connection.execute(query)}
 
 
 # The fence. A process makes one attempt at most, so its token belongs to the process.

@@ -13,18 +13,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from aae.errors import UserError
+
+# Alembic takes as long to import as SQLAlchemy, and only migrations need it.
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 _READING: Final = "aae_reading"
 _SQLITE_PATIENCE_MS: Final = 30_000
@@ -100,7 +101,7 @@ def check(engine: Engine) -> None:
     A SQLite file that does not exist yet is not made by this: only :func:`upgrade` does, and its folder is looked at.
     """
     try:
-        if absent := _absent_file(engine):
+        if absent := absent_file(engine):
             with TemporaryFile(dir=absent.parent):
                 return
         with reading(engine) as connection:
@@ -114,8 +115,10 @@ def upgrade(engine: Engine) -> list[str]:
 
     Several processes may do this at once: one does the work, the others wait for it and find nothing left to do.
     """
+    from alembic import command  # noqa: PLC0415
+
     config = _alembic()
-    script = ScriptDirectory.from_config(config)
+    script = _script(config)
     with engine.connect() as connection, _one_at_a_time(connection):
         before = _revision(connection)
         _refuse_newer(script, before)
@@ -129,7 +132,7 @@ def upgrade(engine: Engine) -> list[str]:
 
 def current(engine: Engine) -> str | None:
     """The revision the tables are at; ``None`` on a database that has none yet."""
-    if _absent_file(engine):
+    if absent_file(engine):
         return None
     with reading(engine) as connection:
         return _revision(connection)
@@ -137,7 +140,7 @@ def current(engine: Engine) -> str | None:
 
 def head() -> str:
     """The revision this program needs."""
-    revision = ScriptDirectory.from_config(_alembic()).get_current_head()
+    revision = _script(_alembic()).get_current_head()
     assert revision is not None, "the package ships its migrations"  # noqa: S101 - a fact about the package
     return revision
 
@@ -149,7 +152,7 @@ def require_current(engine: Engine) -> None:
         UserError: they are older (``aae db upgrade`` helps) or newer than this program.
     """
     revision = current(engine)
-    _refuse_newer(ScriptDirectory.from_config(_alembic()), revision)
+    _refuse_newer(_script(_alembic()), revision)
     if revision != head():
         state = f"at version {revision}" if revision else "empty"
         raise UserError(f"The database is {state} and this program needs version {head()}: run aae db upgrade.")
@@ -199,7 +202,7 @@ def _write_ahead(connection: Any) -> None:
             return
 
 
-def _absent_file(engine: Engine) -> Path | None:
+def absent_file(engine: Engine) -> Path | None:
     """The SQLite file that the engine would make, if it is not there yet."""
     name = engine.url.database if engine.dialect.name == "sqlite" else None
     if not name or name.startswith((":memory:", "file:")) or Path(name).exists():
@@ -244,6 +247,8 @@ def _remedy(engine: Engine, error: Exception) -> str:
 
 
 def _alembic() -> Config:
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config()
     location = Path(__file__).with_name("migrations")
     config.set_main_option("script_location", str(location).replace("%", "%%"))
@@ -251,7 +256,15 @@ def _alembic() -> Config:
     return config
 
 
+def _script(config: Config) -> ScriptDirectory:
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    return ScriptDirectory.from_config(config)
+
+
 def _revision(connection: Connection) -> str | None:
+    from alembic.runtime.migration import MigrationContext  # noqa: PLC0415
+
     return MigrationContext.configure(connection).get_current_revision()
 
 

@@ -67,6 +67,17 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
 
 
 class TestProcesses:
+    def test_a_part_that_is_restarted_is_another_process_and_the_others_stay(self, stack: Stack) -> None:
+        with stack:
+            one, other = python(stack, "one", SLEEP), python(stack, "two", SLEEP)
+            stack.restart("one")
+            stack.restart("not there")
+            stack.wait("one")
+            assert not _lives(one)
+            assert stack.pids()["two"] == other
+            assert _lives(stack.pids()["one"])
+            assert stack.tend() == [], "it is no accident"
+
     def test_leaving_stops_every_part(self, stack: Stack) -> None:
         with stack:
             pids = [python(stack, "one", SLEEP), python(stack, "two", SLEEP)]

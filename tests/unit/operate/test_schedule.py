@@ -62,8 +62,8 @@ def test_jobs_are_read_in_the_order_of_the_file(tmp_path: Path) -> None:
         "- {name: hourly, entrypoint: 'flows/b.py:detect', schedules: [{cron: '0 * * * *', timezone: Asia/Tokyo}]}\n"
     )
     assert read_jobs(tmp_path) == [
-        Job("check-token-expiry/daily", "0 2 * * *", "UTC"),
-        Job("detect/hourly", "0 * * * *", "Asia/Tokyo"),
+        Job("check-token-expiry/daily", "0 2 * * *", "UTC", entrypoint="flows/a.py:check_token_expiry"),
+        Job("detect/hourly", "0 * * * *", "Asia/Tokyo", entrypoint="flows/b.py:detect"),
     ]
 
 
@@ -73,3 +73,14 @@ def test_a_missing_or_odd_file_is_told_in_words(tmp_path: Path, text: str | None
         (tmp_path / "prefect.yaml").write_text(text)
     with pytest.raises(UserError, match=r"prefect\.yaml"):
         read_jobs(tmp_path)
+
+
+def test_a_job_that_runs_at_intervals_has_no_cron_and_is_never_missed(tmp_path: Path) -> None:
+    (tmp_path / "prefect.yaml").write_text(
+        "deployments:\n"
+        "- {name: often, entrypoint: 'flows/a.py:ping', schedules: [{interval: 45}]}\n"
+        "- {name: monthly, entrypoint: 'flows/a.py:pay', schedules: [{cron: '0 9 8-14 * 5', day_or: false}]}\n"
+    )
+    often, monthly = read_jobs(tmp_path)
+    assert (often.cron, often.every_seconds, often.last_due(NOW)) == (None, 45, None)
+    assert monthly.last_due(NOW) == datetime(2026, 11, 13, 9, tzinfo=UTC), "the second Friday"

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from aae.errors import UserError
 from aae.model import Level, Platform, to_micros
-from aae.sandbox import Columns, World, replay
+from aae.sandbox import World
 from aae.sandbox.entities import AdAccount
+from aae.sandbox.replay import Columns, replay
 from tests.unit.sandbox.wires import Rows, Wire, read
 
 HEADER = (
