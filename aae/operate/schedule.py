@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -20,13 +21,52 @@ _RANGES: Final = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 _LOOK_BACK: Final = timedelta(days=370)
 
 
+KNOWN_KEYS: Final[Mapping[str, frozenset[str]]] = {
+    "prefect.yaml": frozenset({"name", "prefect-version", "definitions", "build", "push", "pull", "deployments"}),
+    "deployment": frozenset(
+        {
+            "name", "version", "version_type", "tags", "description", "entrypoint", "flow_name", "parameters",
+            "enforce_parameter_schema", "paused", "schedule", "schedules", "concurrency_limit", "work_pool", "triggers",
+            "sla", "build", "push", "pull",
+        }
+    ),
+    "schedule": frozenset(
+        {
+            "slug", "cron", "interval", "rrule", "anchor_date", "timezone", "day_or", "active", "parameters",
+            "replaces",
+        }
+    ),
+    "work_pool": frozenset({"name", "work_queue_name", "job_variables"}),
+}  # fmt: skip
+"""What Prefect reads in each place of the file; it ignores anything else without a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One schedule as the file declares it."""
+
+    cron: str
+    timezone: str = "UTC"
+    active: bool = True
+    slug: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A deployment; ``name`` is ``flow-name/deployment-name`` as Prefect calls it."""
+    """A deployment; ``name`` is ``flow-name/deployment-name`` as Prefect calls it.
+
+    ``cron`` and ``timezone`` are those of its first schedule; ``schedules`` has all of them. ``entrypoint`` is
+    ``path.py:function``, from the project's folder.
+    """
 
     name: str
     cron: str
     timezone: str
+    schedules: tuple[Planned, ...] = field(default=(), compare=False)
+    entrypoint: str = field(default="", compare=False)
+    parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    paused: bool = field(default=False, compare=False)
 
     def last_due(self, now: datetime) -> datetime | None:
         """The last moment (aware, UTC) at or before ``now`` at which the job was due; None: not within a year."""
@@ -41,21 +81,74 @@ def read_jobs(project: Path) -> list[Job]:
     Raises:
         UserError: there is no such file, or it is not what we expect.
     """
+    try:
+        return [_job(one) for one in _read(project)["deployments"]]
+    except (LookupError, TypeError, AttributeError):
+        path = project / "prefect.yaml"
+        raise UserError(f"{path} does not declare every deployment with an entrypoint, a name and a cron.") from None
+
+
+def ignored_keys(project: Path) -> list[str]:
+    """What the project's ``prefect.yaml`` says and Prefect does not read, like ``schedule.crom in daily``.
+
+    Raises:
+        UserError: there is no such file, or it is not YAML.
+    """
+    return list(_ignored(_read(project)))
+
+
+def _read(project: Path) -> Any:
     path = project / "prefect.yaml"
     try:
-        declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [
-            Job(
-                name=f"{one['entrypoint'].rpartition(':')[2].replace('_', '-')}/{one['name']}",
-                cron=one["schedules"][0]["cron"],
-                timezone=one["schedules"][0].get("timezone", "UTC"),
-            )
-            for one in declared["deployments"]
-        ]
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         raise UserError(f"There is no {path}: run aae from a checkout of the project.") from None
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError):
-        raise UserError(f"{path} does not declare every deployment with an entrypoint, a name and a cron.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8.") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise UserError(f"{path} is not YAML{where}.") from None
+
+
+def _job(one: Mapping[str, Any]) -> Job:
+    schedules = tuple(
+        Planned(
+            cron=each["cron"],
+            timezone=each.get("timezone", "UTC"),
+            active=bool(each.get("active", True)),
+            slug=each.get("slug"),
+            parameters=each.get("parameters") or {},
+        )
+        for each in one["schedules"]
+    )
+    return Job(
+        name=f"{one['entrypoint'].rpartition(':')[2].replace('_', '-')}/{one['name']}",
+        cron=schedules[0].cron,
+        timezone=schedules[0].timezone,
+        schedules=schedules,
+        entrypoint=one["entrypoint"],
+        parameters=one.get("parameters") or {},
+        paused=bool(one.get("paused", False)),
+    )
+
+
+def _ignored(declared: Any) -> Iterator[str]:
+    def odd(place: str, found: Any, where: str = "") -> Iterator[str]:
+        if isinstance(found, dict):
+            yield from (f"{place}.{key}{where}" for key in found if key not in KNOWN_KEYS[place])
+
+    yield from odd("prefect.yaml", declared)
+    for one in declared.get("deployments") or [] if isinstance(declared, dict) else []:
+        if not isinstance(one, dict):
+            continue
+        where = f" in {one.get('name')}"
+        yield from odd("deployment", one, where)
+        yield from odd("work_pool", one.get("work_pool"), where)
+        for each in one.get("schedules") or []:
+            yield from odd("schedule", each, where)
 
 
 def last_due(cron: str, now: datetime, timezone: str = "UTC") -> datetime | None:

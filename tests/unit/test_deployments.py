@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import yaml
 from prefect import Flow, Task
-from prefect.cli.deploy._models import DeploymentConfig, WorkPoolConfig
+from prefect.cli.deploy._models import DeploymentConfig, PrefectYamlModel, RawScheduleConfig, WorkPoolConfig
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
+from pydantic import BaseModel
 
+from aae.operate.schedule import KNOWN_KEYS
 from deployments.setup import COMMAND, WORK_POOL
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +29,21 @@ EXPECTED = {
 
 KNOWN_TOP = {"name", "definitions", "pull", "deployments"}
 KNOWN_SCHEDULE = {"slug", "cron", "timezone", "active"}
+
+
+@pytest.mark.parametrize(
+    ("place", "model"),
+    [
+        ("prefect.yaml", PrefectYamlModel),
+        ("deployment", DeploymentConfig),
+        ("schedule", RawScheduleConfig),
+        ("work_pool", WorkPoolConfig),
+    ],
+)
+def test_the_doctor_knows_the_keys_that_prefect_reads(place: str, model: type[BaseModel]) -> None:
+    read = {field.alias or name for name, field in model.model_fields.items()}
+    # Not Prefect's: where YAML anchors may be kept.
+    assert set(KNOWN_KEYS[place]) - {"definitions"} == read
 
 
 def load(deployment: dict[str, Any]) -> Flow[..., Any]:
