@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from aae import logs
 from aae.cli import common
 from aae.errors import UserError
 from aae.local.steps import shown
@@ -26,7 +27,6 @@ def watch() -> None:
     Run one beside the workers, or several on different machines: one leads, the others take over when it falls silent.
     Needs the database and the Prefect server; waits for both when they are away. AAE_RECOVERY__... say how soon.
     """
-    import logging  # noqa: PLC0415
     import signal  # noqa: PLC0415
     import threading  # noqa: PLC0415
 
@@ -34,18 +34,18 @@ def watch() -> None:
     from aae.operate.recovery import Watch, keep_delivering, keep_watch  # noqa: PLC0415
     from aae.storage.engine import connect  # noqa: PLC0415
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stdout)
     settings = common.settings()
+    logs.configure(settings, sys.stdout)
     engine = connect(settings.resolved_database_url, timeout=5)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     post = threading.Thread(target=keep_delivering, args=(engine, settings, _DELIVER_SECONDS, stop), daemon=True)
     post.start()
-    common.out.print(f"watching the work pool {POOL}")
+    logs.announce(f"watching the work pool {POOL}")
     with common.prefect(settings) as api:
         keep_watch(
-            Watch(engine, api, settings.recovery, POOL), settings.recovery.watch_seconds, stop, say=common.out.print
+            Watch(engine, api, settings.recovery, POOL), settings.recovery.watch_seconds, stop, say=logs.announce
         )
 
 

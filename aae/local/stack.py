@@ -31,6 +31,7 @@ from typing import IO, Final, Self
 
 import httpx
 
+from aae import logs
 from aae.errors import AaeError, UserError
 from aae.operate.prefect_api import PrefectApi
 from aae.settings import Settings, load
@@ -219,6 +220,7 @@ class Stack:
             "AAE_PROJECT_DIR": str(PROJECT),
             **self.variables(),
             **_PREFECT,
+            **logs.prefect_variables(self.settings),
         }
 
     # Life
