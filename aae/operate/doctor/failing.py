@@ -184,7 +184,7 @@ def _runs(job: Job, deployment: Deployment, runs: Sequence[FlowRun], now: dateti
         return Check(name, False, _story(bad, good, now), _remedy(job, bad))
     last = telling[0]
     begun = last.started or last.scheduled_for
-    told = f"{last.state_name}, started {ago(now, begun)}"
+    told = f"{last.state_name}, {'started' if last.started else 'due'} {ago(now, begun)}"
     if owed and due and last.is_final and begun and begun < due:
         return Check(name, False, f"{told}; overdue, it was due {ago(now, due)}.", again)
     return Check(name, True, told)
