@@ -461,13 +461,15 @@ def _deployment(name: str, found: Mapping[str, Any]) -> Deployment:
 
 
 def _work_pool(found: Mapping[str, Any]) -> WorkPool:
-    properties = (found.get("base_job_template") or {}).get("variables", {}).get("properties", {})
+    command: Any = found.get("base_job_template")
+    for key in ("variables", "properties", "command", "default"):
+        command = command.get(key) if isinstance(command, dict) else None
     return WorkPool(
         found["name"],
         found["type"],
         bool(found["is_paused"]),
         limit=found.get("concurrency_limit"),
-        command=(properties.get("command") or {}).get("default"),
+        command=None if command is None else str(command),
     )
 
 

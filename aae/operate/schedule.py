@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -57,7 +58,7 @@ class Job:
     """A deployment; ``name`` is ``flow-name/deployment-name`` as Prefect calls it.
 
     ``cron`` and ``timezone`` are those of its first schedule; ``schedules`` has all of them. ``entrypoint`` is
-    ``path.py:function``, from the project's folder.
+    ``path.py:function`` from the project's folder, or ``package.module.function``.
     """
 
     name: str
@@ -83,7 +84,7 @@ def read_jobs(project: Path) -> list[Job]:
     """
     try:
         return [_job(one) for one in _read(project)["deployments"]]
-    except (LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         path = project / "prefect.yaml"
         raise UserError(f"{path} does not declare every deployment with an entrypoint, a name and a cron.") from None
 
@@ -116,23 +117,30 @@ def _read(project: Path) -> Any:
 def _job(one: Mapping[str, Any]) -> Job:
     schedules = tuple(
         Planned(
-            cron=each["cron"],
-            timezone=each.get("timezone", "UTC"),
+            cron=_text(each["cron"]),
+            timezone=_text(each.get("timezone", "UTC")),
             active=bool(each.get("active", True)),
             slug=each.get("slug"),
-            parameters=each.get("parameters") or {},
+            parameters=dict(each.get("parameters") or {}),
         )
         for each in one["schedules"]
     )
+    entrypoint = _text(one["entrypoint"])
     return Job(
-        name=f"{one['entrypoint'].rpartition(':')[2].replace('_', '-')}/{one['name']}",
+        name=f"{re.split('[:.]', entrypoint)[-1].replace('_', '-')}/{_text(one['name'])}",
         cron=schedules[0].cron,
         timezone=schedules[0].timezone,
         schedules=schedules,
-        entrypoint=one["entrypoint"],
-        parameters=one.get("parameters") or {},
+        entrypoint=entrypoint,
+        parameters=dict(one.get("parameters") or {}),
         paused=bool(one.get("paused", False)),
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise TypeError
+    return value
 
 
 def _ignored(declared: Any) -> Iterator[str]:
@@ -141,13 +149,15 @@ def _ignored(declared: Any) -> Iterator[str]:
             yield from (f"{place}.{key}{where}" for key in found if key not in KNOWN_KEYS[place])
 
     yield from odd("prefect.yaml", declared)
-    for one in declared.get("deployments") or [] if isinstance(declared, dict) else []:
+    deployments = declared.get("deployments") if isinstance(declared, dict) else None
+    for one in deployments if isinstance(deployments, list) else []:
         if not isinstance(one, dict):
             continue
         where = f" in {one.get('name')}"
         yield from odd("deployment", one, where)
         yield from odd("work_pool", one.get("work_pool"), where)
-        for each in one.get("schedules") or []:
+        schedules = one.get("schedules")
+        for each in schedules if isinstance(schedules, list) else []:
             yield from odd("schedule", each, where)
 
 
@@ -158,7 +168,7 @@ def last_due(cron: str, now: datetime, timezone: str = "UTC") -> datetime | None
     where both are restricted.
 
     Raises:
-        UserError: it is not a cron expression of five such fields.
+        UserError: it is not a cron expression of five such fields, or there is no such time zone.
     """
     texts = cron.split()
     if len(texts) != len(_RANGES):
@@ -167,7 +177,10 @@ def last_due(cron: str, now: datetime, timezone: str = "UTC") -> datetime | None
         _field(text, *span, cron) for text, span in zip(texts, _RANGES, strict=True)
     )
     either = texts[2] != "*" and texts[4] != "*"
-    zone = ZoneInfo(timezone)
+    try:
+        zone = ZoneInfo(timezone)
+    except (LookupError, ValueError, OSError):
+        raise UserError(f"There is no time zone {timezone!r}.") from None
     moment = now.astimezone(UTC).replace(second=0, microsecond=0)
     earliest = moment - _LOOK_BACK
     while moment > earliest:

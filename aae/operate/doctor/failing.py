@@ -170,7 +170,7 @@ def _runs(job: Job, deployment: Deployment, runs: Sequence[FlowRun], now: dateti
     """The job's latest runs. One that was cancelled, or skipped since a newer one did its work, says nothing."""
     name = f"{job.name} runs"
     again = f"prefect deployment run {job.name}"
-    due = job.last_due(now - GRACE)
+    due = _last_due(job, now)
     owed = due is not None and due > deployment.created and not (deployment.paused or job.paused)
     telling = [one for one in runs if one.state_type not in {"CANCELLED", "CANCELLING"}]
     if not telling:
@@ -188,6 +188,13 @@ def _runs(job: Job, deployment: Deployment, runs: Sequence[FlowRun], now: dateti
     if owed and due and last.is_final and begun and begun < due:
         return Check(name, False, f"{told}; overdue, it was due {ago(now, due)}.", again)
     return Check(name, True, told)
+
+
+def _last_due(job: Job, now: datetime) -> datetime | None:
+    try:
+        return job.last_due(now - GRACE)
+    except UserError:
+        return None  # following tells
 
 
 def _story(bad: Sequence[FlowRun], good: FlowRun | None, now: datetime) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ def examine(subject: Subject, *, everything: bool) -> Iterator[Check]:
 def _differences(job: Job, deployment: Deployment, project: Path) -> Iterator[Check]:
     name = f"{job.name} schedule"
     wanted = job.schedules or (Planned(job.cron, job.timezone),)
-    found: list[tuple[str, str]] = []
+    found = [(told, f"correct it in {project / 'prefect.yaml'}, then {DEPLOY}") for told in _unreadable(wanted)]
     left = list(deployment.schedules)
     for want in wanted:
         match = _match(want, left)
@@ -62,6 +62,16 @@ def _differences(job: Job, deployment: Deployment, project: Path) -> Iterator[Ch
         yield Check(name, False, told, remedy)
     if not found:
         yield Check(name, True, ", ".join(f"{one.cron} ({one.timezone})" for one in wanted))
+
+
+def _unreadable(wanted: Sequence[Planned]) -> Iterator[str]:
+    for want in wanted:
+        # Names of months and days are cron's too; only we do not read them.
+        cron = "* * * * *" if any(char.isalpha() for char in want.cron) else want.cron
+        try:
+            last_due(cron, datetime(2000, 1, 1, tzinfo=UTC), want.timezone)
+        except UserError as error:
+            yield f"prefect.yaml says something that Prefect cannot follow: {error}"
 
 
 def _match(want: Planned, there: Sequence[Schedule]) -> Schedule | None:

@@ -20,13 +20,16 @@ from aae.errors import UserError
 # In the child: what each entrypoint fails with; None where it loads. Only our own errors' and import errors' words
 # are repeated: others may quote anything.
 _TRIAL: Final = """
-import importlib.util, json, os, sys, traceback
+import importlib, importlib.util, json, os, sys, traceback
 sys.path.insert(0, os.getcwd())
 out, found = os.dup(1), {}
 os.dup2(2, 1)
 for entrypoint in sys.argv[1:]:
-    path, _, name = entrypoint.rpartition(":")
+    path, _, name = entrypoint.rpartition(":" if ":" in entrypoint else ".")
     try:
+        if ":" not in entrypoint:
+            found[entrypoint] = None if hasattr(importlib.import_module(path), name) else f"{path} has no {name}"
+            continue
         spec = importlib.util.spec_from_file_location("_trial_" + path.replace("/", "_").removesuffix(".py"), path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
@@ -44,7 +47,10 @@ os.write(out, json.dumps(found).encode())
 
 
 class ImportTrial:
-    """Loads every entrypoint (``path.py:function``) as a worker in the folder ``project`` would, beside us."""
+    """Loads every entrypoint as a worker in the folder ``project`` would, beside us.
+
+    They are ``path.py:function`` or ``package.module.function``.
+    """
 
     def __init__(self, project: Path, entrypoints: Sequence[str], seconds: float) -> None:
         self._project = project

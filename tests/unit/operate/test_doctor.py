@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -467,6 +468,70 @@ def test_what_is_on_the_server_as_the_file_says_otherwise_is_told_for_every_sche
     assert "says 30 6 * * 1 (UTC), the server has 0 * * * *" in examined(Server())[f"{JOB} schedule"].detail
     found = examined(Server(more_schedules=("30 6 * * 1",)))[f"{JOB} schedule"]
     assert found.detail == "The schedule 30 6 * * 1 is active, and prefect.yaml says active: false."
+
+
+@pytest.mark.parametrize(
+    ("cron", "timezone", "detail"),
+    [
+        ("0 25 * * *", "UTC", "'0 25"),
+        ("every hour or so", "UTC", None),
+        ("0 * * *", "UTC", "of five fields"),
+        ("0 * * * *", "Mars/Olympus", "no time zone 'Mars/Olympus'"),
+        ("0 9 * * MON", "UTC", None),
+    ],
+)
+def test_a_schedule_that_cannot_be_followed_is_told_and_names_of_days_are_none(
+    examined: Doctor, project: Path, cron: str, timezone: str, detail: str | None
+) -> None:
+    changed = FILE.replace("0 * * * *", cron).replace("timezone: UTC", f"timezone: {timezone}")
+    (project / "prefect.yaml").write_text(changed)
+    api = PrefectApi("http://prefect.test/api", transport=httpx.MockTransport(Server(schedule={"cron": cron})))
+    told = examine(Settings(_env_file=None), api, project, "aae", clock=lambda: NOW)
+    found = [one.detail for one in told if one.group is Group.SCHEDULE and "cannot follow" in one.detail]
+    assert bool(found) is (detail is not None)
+    assert not found or str(detail) in found[0]
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.text(max_size=20),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
+)
+
+
+@given(data=st.data())
+def test_whatever_stands_in_the_file_it_is_a_finding_and_no_crash(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from aae.operate.doctor import following
+    from aae.operate.doctor.findings import Subject
+    from aae.operate.schedule import read_jobs
+
+    declared = yaml.safe_load(FILE)
+    one = declared["deployments"][0]
+    places: list[tuple[Any, Any]] = [
+        (declared, "deployments"),
+        (declared["deployments"], 0),
+        *((one, key) for key in (*one, "parameters")),
+        *((one["schedules"][0], key) for key in (*one["schedules"][0], "parameters")),
+        (one["schedules"], 0),
+        (one["work_pool"], "name"),
+    ]
+    for holder, key in data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=3)):
+        holder[key] = data.draw(JUNK)
+    folder = tmp_path_factory.mktemp("junk")
+    (folder / "prefect.yaml").write_text(yaml.safe_dump(declared))
+    with PrefectApi("http://prefect.test/api", transport=httpx.MockTransport(Server())) as api:
+        try:
+            jobs = read_jobs(folder)
+        except UserError:
+            return
+        known = {job.name: api.deployment(JOB) for job in jobs}
+        subject = Subject(Settings(_env_file=None), folder, "aae", jobs, api, None, known, NOW)
+        assert list(following.examine(subject, everything=True))
 
 
 # The flows
