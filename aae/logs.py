@@ -34,6 +34,7 @@ LONGEST: Final = 8000
 _OURS: Final = ("aae", "tasks", "flows", "deployments")
 # Prefect's names for what we call otherwise.
 _FROM_RECORD: Final = {"flow_run_id": "run_id", "flow_name": "job", "task_run_name": "task"}
+_UNKNOWN: Final = "<unknown>"
 
 _SHORTEST_SECRET: Final = 5
 _LABELLED: Final = re.compile(
@@ -142,7 +143,11 @@ class JsonFormatter(logging.Formatter):
             "message": _fit(_message(record)),
         }
         known = {ours: getattr(record, theirs, None) for theirs, ours in _FROM_RECORD.items()}
-        for name, value in {**_process, **{k: v for k, v in known.items() if v}, **_context.get()}.items():
+        for name, value in {
+            **_process,
+            **{k: v for k, v in known.items() if v and v != _UNKNOWN},
+            **_context.get(),
+        }.items():
             line[name] = value if isinstance(value, int) else redact(str(value))
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = _exception(*record.exc_info)

@@ -107,6 +107,12 @@ def test_prefects_names_become_ours(lines: Lines) -> None:
     assert {"run_id": "r-2", "job": "detect-anomalies", "task": "judge 1"}.items() <= lines()[0].items()
 
 
+def test_what_prefect_does_not_know_yet_does_not_hide_what_we_know(lines: Lines) -> None:
+    logs.bind(job="fetch-ad-data")
+    logging.getLogger("prefect.flow_runs").warning("x", extra={"flow_run_id": "r-2", "flow_name": "<unknown>"})
+    assert lines()[0]["job"] == "fetch-ad-data"
+
+
 def test_an_exception_is_a_field_of_the_same_line(lines: Lines) -> None:
     try:
         raise ValueError("first\nsecond password=hunter2")
