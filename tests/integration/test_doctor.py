@@ -208,6 +208,15 @@ def test_an_address_that_is_the_ui_and_not_the_api(world: World) -> None:
     assert "PREFECT_API_URL" in str(check.remedy)
 
 
+def test_a_clock_that_is_apart_from_the_servers(world: World) -> None:
+    with PrefectApi(world.url, auth_string=LOGIN) as api:
+        told = examine(world.settings, api, world.project, "aae", clock=lambda: datetime.now(UTC) + timedelta(hours=2))
+        found = {check.name: check.detail for check in told if not check.ok}
+    # Times are judged by the server's clock, so that nothing else is misjudged.
+    assert list(found) == ["clocks"]
+    assert re.search("This machine's clock is (1|2) h|1[12][0-9] min", found["clocks"])
+
+
 @pytest.mark.parametrize(
     ("change", "back", "detail", "remedy"),
     [

@@ -53,7 +53,7 @@ def examine(subject: Subject) -> Iterator[Check]:
     api, engine, recovery = subject.api, subject.engine, subject.settings.recovery
     if api is not None:
         try:
-            yield _pool(api, subject.pool)
+            yield from _pool(api, subject.pool)
             yield from _workers(api, subject)
             for job in subject.jobs:
                 yield from _job(api, job, subject)
@@ -71,28 +71,30 @@ def examine(subject: Subject) -> Iterator[Check]:
 # The way a run takes: pool, queue, worker
 
 
-def _pool(api: PrefectApi, name: str) -> Check:
+def _pool(api: PrefectApi, name: str) -> Iterator[Check]:
     pool = api.work_pool(name)
+    faults: list[tuple[str, str]] = []
     if pool is None:
-        found = (f"There is no work pool {name!r}.", DEPLOY)
+        faults.append((f"There is no work pool {name!r}.", DEPLOY))
     elif pool.type != POOL_TYPE:
-        found = (
-            f"The work pool {name!r} is of the type {pool.type!r}, but runs need one of the type {POOL_TYPE!r}.",
-            f"prefect --no-prompt work-pool delete {name} && {DEPLOY}",
-        )
+        told = f"The work pool {name!r} is of the type {pool.type!r}, but runs need one of the type {POOL_TYPE!r}."
+        faults.append((told, f"prefect --no-prompt work-pool delete {name} && {DEPLOY}"))
     elif pool.command != COMMAND:
         own = repr(pool.command) if pool.command else "Prefect's own command"
-        found = (f"The work pool {name!r} starts runs with {own}, not {COMMAND!r}.", DEPLOY)
-    elif pool.paused:
-        found = (f"The work pool {name!r} is paused (drained?), so no run is started.", "aae resume")
-    elif pool.limit == 0:
-        found = (
-            f"The work pool {name!r} has a concurrency limit of 0, so no run is started.",
-            f"prefect work-pool clear-concurrency-limit {name}",
-        )
-    else:
-        return Check("work pool", True, f"{name}, type {pool.type}")
-    return Check("work pool", False, *found)
+        faults.append((f"The work pool {name!r} starts runs with {own}, not {COMMAND!r}.", DEPLOY))
+    if pool is not None and pool.paused:
+        faults.append((f"The work pool {name!r} is paused (drained?), so no run is started.", "aae resume"))
+    if pool is not None and pool.limit == 0:
+        told = f"The work pool {name!r} has a concurrency limit of 0, so no run is started."
+        faults.append((told, f"prefect work-pool clear-concurrency-limit {name}"))
+    yield from _checks("work pool", faults, f"{name}, type {POOL_TYPE}")
+
+
+def _checks(name: str, faults: Sequence[tuple[str, str]], well: str) -> Iterator[Check]:
+    """Each fault with its remedy, or that there is none."""
+    yield from (Check(name, False, told, remedy) for told, remedy in faults)
+    if not faults:
+        yield Check(name, True, well)
 
 
 def _workers(api: PrefectApi, subject: Subject) -> Iterator[Check]:
@@ -115,22 +117,22 @@ def _workers(api: PrefectApi, subject: Subject) -> Iterator[Check]:
     used = {one.queue or "default" for one in subject.deployments.values() if one and one.work_pool == pool}
     for queue in api.queues(pool):
         if queue.name in used:
-            yield _queue(queue, pool, now, start)
+            yield from _queue(queue, pool, now, start)
 
 
-def _queue(queue: WorkQueue, pool: str, now: datetime, start: str) -> Check:
-    name = f"queue {queue.name}"
+def _queue(queue: WorkQueue, pool: str, now: datetime, start: str) -> Iterator[Check]:
+    faults = []
     if queue.paused:
         told = f"The work queue {queue.name!r} is paused, so none of its runs is started."
-        return Check(name, False, told, f"prefect work-queue resume {queue.name} --pool {pool}")
+        faults.append((told, f"prefect work-queue resume {queue.name} --pool {pool}"))
     if queue.limit == 0:
         told = f"The work queue {queue.name!r} has a concurrency limit of 0, so none of its runs is started."
-        return Check(name, False, told, f"prefect work-queue clear-concurrency-limit {queue.name} --pool {pool}")
+        faults.append((told, f"prefect work-queue clear-concurrency-limit {queue.name} --pool {pool}"))
     if queue.polled is None or now - queue.polled > HEARTBEAT:
         last = f"last {ago(now, queue.polled)}" if queue.polled else "nobody ever did"
         told = f"No worker asks for runs of the work queue {queue.name!r} ({last}): those there are serve others."
-        return Check(name, False, told, f"{start} --work-queue {queue.name}")
-    return Check(name, True, f"asked for {ago(now, queue.polled)}")
+        faults.append((told, f"{start} --work-queue {queue.name}"))
+    yield from _checks(f"queue {queue.name}", faults, f"asked for {ago(now, queue.polled)}")
 
 
 def _elsewhere(api: PrefectApi, pool: str, now: datetime) -> str:
@@ -153,19 +155,21 @@ def _job(api: PrefectApi, job: Job, subject: Subject) -> Iterator[Check]:
     if deployment is None:
         yield Check(name, False, "It is not deployed.", DEPLOY)
         return
+    faults = []
     command = deployment.job_variables.get("command", COMMAND)
     if deployment.work_pool != subject.pool:
-        yield Check(name, False, f"It goes to the pool {deployment.work_pool!r}, not {subject.pool!r}.", DEPLOY)
-    elif deployment.paused and not job.paused:
+        faults.append((f"It goes to the pool {deployment.work_pool!r}, not {subject.pool!r}.", DEPLOY))
+    if deployment.paused and not job.paused:
         switch = f"curl -X POST {api.url}/deployments/{deployment.id}/resume_deployment"
-        yield Check(name, False, "The deployment is paused.", f"{switch}, or the switch at its page in the Prefect UI")
-    elif command != COMMAND:
-        yield Check(name, False, f"Its own command {command!r} goes around {COMMAND!r}.", DEPLOY)
-    else:
-        remedy = f"export {_PROJECT_DIR}={subject.project}, {DEPLOY}, and restart the worker"
-        yield attempt(name, lambda: _folder(deployment), remedy)
-        if any(one.active for one in deployment.schedules) and not deployment.paused:
-            yield _next_run(api, job, deployment, subject.now)
+        faults.append(("The deployment is paused.", f"{switch}, or the switch at its page in the Prefect UI"))
+    if command != COMMAND:
+        faults.append((f"Its own command {command!r} goes around {COMMAND!r}.", DEPLOY))
+    missing = _missing(deployment)
+    if missing:
+        faults.append((missing, f"export {_PROJECT_DIR}={subject.project}, {DEPLOY}, and restart the worker"))
+    yield from _checks(name, faults, f"deployed to {deployment.work_pool}")
+    if any(one.active for one in deployment.schedules) and not deployment.paused:
+        yield _next_run(api, job, deployment, subject.now)
 
 
 def working_directory(deployment: Deployment) -> str | None:
@@ -179,19 +183,19 @@ def working_directory(deployment: Deployment) -> str | None:
     return None
 
 
-def _folder(deployment: Deployment) -> str:
-    """That a worker on this machine would find the flow."""
+def _missing(deployment: Deployment) -> str | None:
+    """What a worker on this machine would not find."""
     folder = working_directory(deployment)
-    if folder is None:
-        return f"deployed, to {deployment.work_pool}"
-    if not folder:
-        raise UserError(f"{_PROJECT_DIR} is not set here, so a worker started from here would not find the flows.")
     path = (deployment.entrypoint or "").rpartition(":")[0]
+    if folder is None:
+        return None
+    if not folder:
+        return f"{_PROJECT_DIR} is not set here, so a worker started from here would not find the flows."
     if not Path(folder).is_dir():
-        raise UserError(f"Its runs start in {folder}, which is not there on this machine.")
+        return f"Its runs start in {folder}, which is not there on this machine."
     if path and not (Path(folder) / path).is_file():
-        raise UserError(f"Its runs load {path} in {folder}, which is not there on this machine.")
-    return f"deployed, runs in {folder}"
+        return f"Its runs load {path} in {folder}, which is not there on this machine."
+    return None
 
 
 def _next_run(api: PrefectApi, job: Job, deployment: Deployment, now: datetime) -> Check:

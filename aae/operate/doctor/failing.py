@@ -12,6 +12,7 @@ from typing import Final
 from sqlalchemy import Engine, func, select
 
 from aae.errors import AaeError, UserError
+from aae.logs import redact
 from aae.operate.doctor.findings import DEPLOY, GRACE, Check, Subject, ago, attempt, failed, moment
 from aae.operate.doctor.imports import ImportTrial
 from aae.operate.prefect_api import Deployment, FlowRun, PrefectApi
@@ -219,7 +220,7 @@ def _classes(bad: Sequence[FlowRun]) -> Iterator[str]:
 
 
 def _words(run: FlowRun) -> str:
-    words = " ".join((run.message or "").split()) or f"{run.state_name}, without a reason"
+    words = redact(" ".join((run.message or "")[: 4 * _WORDS].split())) or f"{run.state_name}, without a reason"
     return words if len(words) <= _WORDS else f"{words[:_WORDS]} ..."
 
 

@@ -5,6 +5,7 @@ Here against a server that is only its API's answers; tests/integration/test_doc
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import httpx
 import pytest
@@ -218,78 +220,78 @@ def test_a_healthy_server_has_no_findings(examined: Doctor) -> None:
 PASSED = [Run("SCHEDULED", NOW - timedelta(hours=hours)) for hours in (3, 2)]
 
 
-@pytest.mark.parametrize(
-    ("server", "name", "detail", "remedy"),
-    [
-        (Server(reachable=False), "Prefect API", "does not answer", "prefect server start"),
-        (Server(answer_with=httpx.Response(401)), "Prefect API", "does not let us in", "PREFECT_API_AUTH_STRING="),
-        (Server(answer_with=httpx.Response(200, text="<html>")), "Prefect API", "not Prefect's", "PREFECT_API_URL="),
-        (Server(answer_with=httpx.Response(404)), "Prefect API", "knows nothing", "PREFECT_API_URL="),
-        (Server(pool=None), "work pool", "no work pool", "aae deploy"),
-        (Server(pool={**POOL, "is_paused": True}), "work pool", "paused", "aae resume"),
-        (Server(pool={**POOL, "type": "docker"}), "work pool", "type 'docker'", "work-pool delete aae && aae deploy"),
-        (Server(pool={**POOL, "base_job_template": {}}), "work pool", "Prefect's own command", "aae deploy"),
-        (Server(pool={**POOL, "concurrency_limit": 0}), "work pool", "limit of 0", "clear-concurrency-limit aae"),
-        (Server(worker_in="nowhere"), "worker", "none has ever been seen", "prefect worker start --pool aae"),
-        (Server(worker_in="other", other_pools=("other",)), "worker", r"w1 \(pool 'other'\)", "worker start"),
-        (Server(worker_status="OFFLINE", worker_seen=83 * MINUTE), "worker", "last one was seen 83 min", "start"),
-        (Server(worker_seen=5 * MINUTE), "worker", "still believes that w1 is online", "worker start"),
-        (Server(queue={"is_paused": True}), "queue default", "paused", "work-queue resume default --pool aae"),
-        (Server(queue={"concurrency_limit": 0}), "queue default", "limit of 0", "clear-concurrency-limit default"),
-        (Server(queue={"last_polled": None}), "queue default", "nobody ever did", "--work-queue default"),
-        (Server(deployed=None), f"{JOB} deployment", "not deployed", "aae deploy"),
-        (Server(deployed={"paused": True}), f"{JOB} deployment", "paused", "d/resume_deployment"),
-        (Server(deployed={"work_pool_name": "other"}), f"{JOB} deployment", "pool 'other', not 'aae'", "aae deploy"),
-        (
-            Server(deployed={"job_variables": {"command": "python -m prefect.engine"}}),
-            f"{JOB} deployment",
-            "goes around",
-            "aae deploy",
-        ),
-        (
-            Server(deployed={"pull_steps": [{"a.set_working_directory": {"directory": "/no/where"}}]}),
-            f"{JOB} deployment",
-            "/no/where, which is not there",
-            "AAE_PROJECT_DIR=",
-        ),
-        (
-            Server(deployed={"pull_steps": [{"a.set_working_directory": {"directory": "{{ $AAE_PROJECT_DIR }}"}}]}),
-            f"{JOB} deployment",
-            "is not set here",
-            "AAE_PROJECT_DIR=",
-        ),
-        (Server(planned=()), f"{JOB} next run", "scheduler does not work", "log"),
-        (Server(planned=PASSED[1:]), f"{JOB} next run", "since 2026-11-22 11:30 UTC: no worker takes it", "worker"),
-        (Server(planned=PASSED), f"{JOB} next run", "2 runs have piled up since 2026-11-22 10:30", "worker"),
-        (Server(pending=[Run("PENDING", NOW - 9 * MINUTE)]), "pending", "brave-fox is stuck", "aae watch"),
-        (Server(block=None), "result storage", "no block redis-database/aae-results", "aae deploy"),
-        (Server(), "result storage", "No Redis answers at 127.0.0.1:1", "aae deploy"),
-        (Server(runs=[Run("FAILED", NOW - 9 * MINUTE)]), f"{JOB} runs", "once, 9 min ago.*because", "logs r1"),
-        (Server(runs=[Run("COMPLETED", NOW - timedelta(hours=5))]), f"{JOB} runs", "overdue", "deployment run"),
-        (Server(runs=()), f"{JOB} runs", "never run", f"prefect deployment run {JOB}"),
-        (Server(schedule={"active": False}), f"{JOB} schedule", "inactive: it was paused", "aae deploy"),
-        (Server(schedule={"cron": "5 * * * *"}), f"{JOB} schedule", r"says 0 \* .* server has 5 \*", "aae deploy"),
-        (Server(schedule={"timezone": "Asia/Tokyo"}), f"{JOB} schedule", "in UTC.*in Asia/Tokyo", "aae deploy"),
-        (Server(schedule={"parameters": {"users": [1]}}), f"{JOB} schedule", "parameters.*: users", "aae deploy"),
-        (Server(schedule=None), f"{JOB} schedule", "has none", "aae deploy"),
-        (Server(more_schedules=("9 * * * *",)), f"{JOB} schedule", r"also runs at 9 \*", "aae deploy"),
-        (Server(deployed={"entrypoint": "flows/old.py:f"}), f"{JOB} schedule", "server runs flows/old.py:f", "deploy"),
-        (Server(deployed={"parameters": {"dry_run": True}}), f"{JOB} schedule", "parameters.*: dry_run", "aae deploy"),
-        (
-            Server(deployed={"pull_steps": [{"a.set_working_directory": {"directory": "/tmp"}}]}),
-            f"{JOB} schedule",
-            "another checkout: /tmp, not",
-            "aae deploy",
-        ),
-        (
-            Server(planned=[Run("SCHEDULED", NOW + 7 * MINUTE), Run("SCHEDULED", NOW + 30 * MINUTE)]),
-            f"{JOB} planned",
-            "1 run is still planned by an older schedule, the next at 2026-11-22 13:37",
-            "aae deploy",
-        ),
-        (Server(left_behind=True), "left behind", "old-job/gone is no longer in prefect.yaml", "deployment delete"),
-    ],
-)
+CAUSES: list[tuple[Server, str, str, str]] = [
+    (Server(reachable=False), "Prefect API", "does not answer", "prefect server start"),
+    (Server(answer_with=httpx.Response(401)), "Prefect API", "does not let us in", "PREFECT_API_AUTH_STRING="),
+    (Server(answer_with=httpx.Response(200, text="<html>")), "Prefect API", "not Prefect's", "PREFECT_API_URL="),
+    (Server(answer_with=httpx.Response(404)), "Prefect API", "knows nothing", "PREFECT_API_URL="),
+    (Server(pool=None), "work pool", "no work pool", "aae deploy"),
+    (Server(pool={**POOL, "is_paused": True}), "work pool", "paused", "aae resume"),
+    (Server(pool={**POOL, "type": "docker"}), "work pool", "type 'docker'", "work-pool delete aae && aae deploy"),
+    (Server(pool={**POOL, "base_job_template": {}}), "work pool", "Prefect's own command", "aae deploy"),
+    (Server(pool={**POOL, "concurrency_limit": 0}), "work pool", "limit of 0", "clear-concurrency-limit aae"),
+    (Server(worker_in="nowhere"), "worker", "none has ever been seen", "prefect worker start --pool aae"),
+    (Server(worker_in="other", other_pools=("other",)), "worker", r"w1 \(pool 'other'\)", "worker start"),
+    (Server(worker_status="OFFLINE", worker_seen=83 * MINUTE), "worker", "last one was seen 83 min", "start"),
+    (Server(worker_seen=5 * MINUTE), "worker", "still believes that w1 is online", "worker start"),
+    (Server(queue={"is_paused": True}), "queue default", "paused", "work-queue resume default --pool aae"),
+    (Server(queue={"concurrency_limit": 0}), "queue default", "limit of 0", "clear-concurrency-limit default"),
+    (Server(queue={"last_polled": None}), "queue default", "nobody ever did", "--work-queue default"),
+    (Server(deployed=None), f"{JOB} deployment", "not deployed", "aae deploy"),
+    (Server(deployed={"paused": True}), f"{JOB} deployment", "paused", "d/resume_deployment"),
+    (Server(deployed={"work_pool_name": "other"}), f"{JOB} deployment", "pool 'other', not 'aae'", "aae deploy"),
+    (
+        Server(deployed={"job_variables": {"command": "python -m prefect.engine"}}),
+        f"{JOB} deployment",
+        "goes around",
+        "aae deploy",
+    ),
+    (
+        Server(deployed={"pull_steps": [{"a.set_working_directory": {"directory": "/no/where"}}]}),
+        f"{JOB} deployment",
+        "/no/where, which is not there",
+        "AAE_PROJECT_DIR=",
+    ),
+    (
+        Server(deployed={"pull_steps": [{"a.set_working_directory": {"directory": "{{ $AAE_PROJECT_DIR }}"}}]}),
+        f"{JOB} deployment",
+        "is not set here",
+        "AAE_PROJECT_DIR=",
+    ),
+    (Server(planned=()), f"{JOB} next run", "scheduler does not work", "log"),
+    (Server(planned=PASSED[1:]), f"{JOB} next run", "since 2026-11-22 11:30 UTC: no worker takes it", "worker"),
+    (Server(planned=PASSED), f"{JOB} next run", "2 runs have piled up since 2026-11-22 10:30", "worker"),
+    (Server(pending=[Run("PENDING", NOW - 9 * MINUTE)]), "pending", "brave-fox is stuck", "aae watch"),
+    (Server(block=None), "result storage", "no block redis-database/aae-results", "aae deploy"),
+    (Server(), "result storage", "No Redis answers at 127.0.0.1:1", "aae deploy"),
+    (Server(runs=[Run("FAILED", NOW - 9 * MINUTE)]), f"{JOB} runs", "once, 9 min ago.*because", "logs r1"),
+    (Server(runs=[Run("COMPLETED", NOW - timedelta(hours=5))]), f"{JOB} runs", "overdue", "deployment run"),
+    (Server(runs=()), f"{JOB} runs", "never run", f"prefect deployment run {JOB}"),
+    (Server(schedule={"active": False}), f"{JOB} schedule", "inactive: it was paused", "aae deploy"),
+    (Server(schedule={"cron": "5 * * * *"}), f"{JOB} schedule", r"says 0 \* .* server has 5 \*", "aae deploy"),
+    (Server(schedule={"timezone": "Asia/Tokyo"}), f"{JOB} schedule", "in UTC.*in Asia/Tokyo", "aae deploy"),
+    (Server(schedule={"parameters": {"users": [1]}}), f"{JOB} schedule", "parameters.*: users", "aae deploy"),
+    (Server(schedule=None), f"{JOB} schedule", "has none", "aae deploy"),
+    (Server(more_schedules=("9 * * * *",)), f"{JOB} schedule", r"also runs at 9 \*", "aae deploy"),
+    (Server(deployed={"entrypoint": "flows/old.py:f"}), f"{JOB} schedule", "server runs flows/old.py:f", "deploy"),
+    (Server(deployed={"parameters": {"dry_run": True}}), f"{JOB} schedule", "parameters.*: dry_run", "aae deploy"),
+    (
+        Server(deployed={"pull_steps": [{"a.set_working_directory": {"directory": "/tmp"}}]}),
+        f"{JOB} schedule",
+        "another checkout: /tmp, not",
+        "aae deploy",
+    ),
+    (
+        Server(planned=[Run("SCHEDULED", NOW + 7 * MINUTE), Run("SCHEDULED", NOW + 30 * MINUTE)]),
+        f"{JOB} planned",
+        "1 run is still planned by an older schedule, the next at 2026-11-22 13:37",
+        "aae deploy",
+    ),
+    (Server(left_behind=True), "left behind", "old-job/gone is no longer in prefect.yaml", "deployment delete"),
+]
+
+
+@pytest.mark.parametrize(("server", "name", "detail", "remedy"), CAUSES)
 def test_a_cause_is_found_and_comes_with_a_remedy(
     examined: Doctor, server: Server, name: str, detail: str, remedy: str
 ) -> None:
@@ -298,6 +300,20 @@ def test_a_cause_is_found_and_comes_with_a_remedy(
     assert re.search(detail, check.detail), check.detail
     assert check.remedy is not None
     assert remedy in check.remedy
+
+
+def test_every_command_of_prefects_that_helps_is_one_that_prefect_knows(examined: Doctor) -> None:
+    from prefect.cli._app import _app
+
+    remedies = {str(examined(server)[name].remedy) for server, name, _, _ in CAUSES}
+    remedies |= {kind.remedy.format(run="r1", job=JOB) for kind in KINDS}
+    parts = [part.strip() for remedy in remedies for part in re.split(r"&&|, |; |`", remedy)]
+    commands = sorted({part for part in parts if part.startswith("prefect ")})
+    assert len(commands) > 8
+    for command in commands:
+        # The words around a command are not its own; options before the command are read elsewhere.
+        own = re.sub(r" (says|on the) .*|--no-prompt ", "", command).replace("r1", str(UUID(int=1)))
+        _app.parse_args(own.split()[1:], exit_on_error=False, print_error=False)
 
 
 @pytest.mark.parametrize(
@@ -314,6 +330,24 @@ def test_a_cause_is_found_and_comes_with_a_remedy(
 )
 def test_what_only_takes_its_time_is_no_finding(examined: Doctor, server: Server) -> None:
     assert bad(examined(server)) == ALWAYS
+
+
+def test_several_causes_at_once_are_all_told(settings: Settings, project: Path) -> None:
+    server = Server(
+        pool={**POOL, "is_paused": True, "concurrency_limit": 0, "base_job_template": None},
+        queue={"is_paused": True, "concurrency_limit": 0, "last_polled": None},
+        deployed={"paused": True, "job_variables": {"command": "x"}},
+    )
+    api = PrefectApi("http://prefect.test/api", transport=httpx.MockTransport(server))
+    told = [one.name for one in examine(settings, api, project, "aae", clock=lambda: NOW) if not one.ok]
+    counted = {name: told.count(name) for name in ("work pool", "queue default", f"{JOB} deployment")}
+    assert list(counted.values()) == [3, 3, 2]
+
+
+def test_what_a_failed_run_says_is_repeated_without_secrets(examined: Doctor) -> None:
+    said = "GET https://graph/x?access_token=EAABsbCS1iHgBO0ZB3ZC4d5e6f failed"
+    check = examined(Server(runs=[Run("FAILED", NOW - MINUTE, said)]))[f"{JOB} runs"]
+    assert "access_token=*** failed" in check.detail
 
 
 def test_failures_are_told_once_per_reason_with_their_number_the_first_and_the_last_success(examined: Doctor) -> None:
@@ -621,6 +655,33 @@ def test_a_malformed_key_is_found_even_without_tables(examined: Doctor, tmp_path
     found = examined(of=Settings(_env_file=None, state_dir=tmp_path, encryption_keys=SecretStr("nonsense")))
     assert not found["encryption key"].ok
     assert "AAE_ENCRYPTION_KEYS" in found["encryption key"].detail
+
+
+@pytest.mark.parametrize(("key", "well"), [(bytes(32), True), (bytes(31) + b"1", False)])
+def test_a_key_that_does_not_open_the_stored_tokens_is_a_finding(
+    examined: Doctor, settings: Settings, key: bytes, well: bool
+) -> None:
+    with writing(settings) as connection:
+        connection.execute(users.insert().values(id=1, email="a@b.c", name="A", created_at=NOW))
+        sealed = Vault([("k1", bytes(32))]).encrypt(SecretStr("token"), "ad_accounts:1:access_token")
+        connection.execute(
+            ad_accounts.insert().values(
+                id=1,
+                user_id=1,
+                platform="meta",
+                external_id="1",
+                name="n",
+                currency="EUR",
+                timezone="UTC",
+                access_token=sealed,
+                created_at=NOW,
+                updated_at=NOW,
+            )
+        )
+    keys = SecretStr(f"k1:{base64.b64encode(key).decode()}")
+    found = examined(of=settings.model_copy(update={"encryption_keys": keys}))["encryption key"]
+    assert found.ok is well
+    assert well or "set AAE_ENCRYPTION_KEYS" in str(found.remedy)
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])
