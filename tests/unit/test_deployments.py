@@ -14,8 +14,9 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel
 
+from aae.operate.doctor import executing, failing, following
 from aae.operate.schedule import KNOWN_KEYS
-from deployments.setup import COMMAND, WORK_POOL
+from deployments.setup import COMMAND, RESULT_BLOCK, WORK_POOL
 
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -26,6 +27,12 @@ EXPECTED = {
     "generate-daily-report/daily": ("flows/reports.py:generate_daily_report", "0 9 * * *"),
     "detect-anomalies/hourly": ("flows/anomaly_detection.py:detect_anomalies", "0 * * * *"),
 }
+
+
+def test_the_doctor_looks_for_what_the_setup_makes() -> None:
+    assert (executing.COMMAND, failing.RESULT_BLOCK) == (COMMAND, RESULT_BLOCK)
+    assert all(following.TAG in each["tags"] for each in FILE["deployments"])
+
 
 KNOWN_TOP = {"name", "definitions", "pull", "deployments"}
 KNOWN_SCHEDULE = {"slug", "cron", "timezone", "active"}

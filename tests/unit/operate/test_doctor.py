@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -26,7 +26,6 @@ from pydantic import SecretStr
 from sqlalchemy import update
 
 from aae.errors import AaeError, Throttled, UserError
-from aae.operate import doctor
 from aae.operate.doctor import Check, Group, ago, basics, examine
 from aae.operate.doctor.failing import KINDS, kind_of
 from aae.operate.prefect_api import PrefectApi
@@ -771,14 +770,3 @@ def test_accounts_without_authorization_are_counted_and_named(
     assert found.ok is well
     assert "meta:0, meta:1, meta:2, meta:3, meta:4 and 2 more" in found.detail
     assert ("4 expired, 3 revoked" in found.detail) is well
-
-
-def test_the_doctor_names_what_the_rest_of_the_product_names() -> None:
-    from deployments import setup
-
-    assert setup.COMMAND == doctor.executing.COMMAND
-    assert setup.RESULT_BLOCK == doctor.failing.RESULT_BLOCK
-
-
-def test_a_check_says_where_it_belongs() -> None:
-    assert replace(Check("a", True, "b"), group=Group.FAILING).group == "failing"
