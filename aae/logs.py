@@ -77,11 +77,16 @@ def configure(settings: Settings, stream: TextIO) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
-    for name in _OURS:
-        logging.getLogger(name).setLevel(settings.log_level.upper())
+    set_levels(settings)
     if _State.json:
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
+
+
+def set_levels(settings: Settings) -> None:
+    """Our own loggers speak from ``settings.log_level`` on, whoever writes what they say."""
+    for name in _OURS:
+        logging.getLogger(name).setLevel(settings.log_level.upper())
 
 
 def is_json() -> bool:

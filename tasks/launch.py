@@ -70,6 +70,7 @@ def _log_as(settings: Settings, run_id: str, job: str) -> None:
     logs.bind(run_id=run_id, job=job)
     if settings.log_level != "info":
         os.environ["PREFECT_LOGGING_LEVEL"] = settings.log_level.upper()
+    logs.set_levels(settings)
     if settings.log_format == "json":
         logs.configure(settings, sys.stderr)
 

@@ -306,6 +306,31 @@ def test_the_process_of_a_run_keeps_our_lines_when_prefect_sets_up_its_own(tmp_p
     assert uncaught["exception"]["message"] == "***"
 
 
+def test_as_text_a_run_is_written_by_prefect_and_ours_have_their_level(tmp_path: Path) -> None:
+    program = (
+        "import logging\n"
+        "from aae.settings import load\n"
+        "from tasks.launch import _log_as\n"
+        "_log_as(load(), 'r-1', 'fetch-ad-data')\n"
+        "import prefect.main\n"
+        "from prefect.logging import get_logger\n"
+        "get_logger('mine').debug('of Prefect')\n"
+        "logging.getLogger('aae.x').debug('of ours')\n"
+        "logging.getLogger('httpx').info('of others')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(tmp_path, AAE_LOG_FORMAT="text", AAE_LOG_LEVEL="debug", PREFECT_LOGGING_TO_API_ENABLED="false"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    said = [line.rpartition(" - ")[2] for line in done.stderr.splitlines()]
+    assert [line for line in said if line.startswith("of ")] == ["of Prefect", "of ours"]
+
+
 def test_the_watch_writes_only_json_also_when_it_cannot_see(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "aae", "watch"],
