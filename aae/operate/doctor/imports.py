@@ -6,6 +6,7 @@ Loading one takes seconds (it brings Prefect) and may do anything, even hang; th
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,11 +21,12 @@ from aae.errors import UserError
 # In the child: what each entrypoint fails with; None where it loads. Only our own errors' and import errors' words
 # are repeated: others may quote anything.
 _TRIAL: Final = """
-import importlib, importlib.util, json, os, sys, traceback
+import importlib, importlib.util, json, os, signal, sys, traceback
+signal.alarm(int(sys.argv[1]))  # also if nobody waits any more
 sys.path.insert(0, os.getcwd())
 out, found = os.dup(1), {}
 os.dup2(2, 1)
-for entrypoint in sys.argv[1:]:
+for entrypoint in sys.argv[2:]:
     path, _, name = entrypoint.rpartition(":" if ":" in entrypoint else ".")
     try:
         if ":" not in entrypoint:
@@ -63,7 +65,7 @@ class ImportTrial:
         if self._entrypoints:
             self._ends = time.monotonic() + self._seconds
             self._process = subprocess.Popen(  # noqa: S603 - our own program, the project's own files
-                [sys.executable, "-c", _TRIAL, *self._entrypoints],
+                [sys.executable, "-c", _TRIAL, str(math.ceil(self._seconds) + 1), *self._entrypoints],
                 cwd=self._project,
                 env={**os.environ, "PREFECT_LOGGING_LEVEL": "ERROR"},
                 stdin=subprocess.DEVNULL,
