@@ -10,15 +10,16 @@ BIN    := $(VENV)/bin
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}'
 
-# uv installs ten times faster than pip; where it cannot (pip.conf names a private index, say), pip does the same.
-install = $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) 2>/dev/null \
-	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(1)
+# Only wheels: no code of a dependency runs while it is installed. uv installs ten times faster than pip; where it cannot
+# (pip.conf names a private index, say), pip does the same.
+install = $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --only-binary :all: -r $(1) 2>/dev/null \
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: -r $(1)
 
 $(VENV)/.runtime: requirements.lock requirements-uv.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("AAE Pipelines needs Python 3.11 or newer; name one with make PYTHON=python3.12 ...")'
 	@echo "Setting up the environment (once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-uv.lock
 	@$(call install,requirements.lock)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -57,6 +58,14 @@ check: $(VENV)/.dev ## Lint, format, types, architecture
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+.PHONY: audit
+audit: $(VENV)/.dev ## Dependencies: hashes, no addresses, wheels only, as locked, licences; offline
+	@$(BIN)/python -m tests.audit
+
+.PHONY: audit-online
+audit-online: audit ## The same, and known vulnerabilities: needs a network that reaches an advisory database
+	$(BIN)/uv tool run pip-audit --disable-pip --require-hashes -r requirements.lock
 
 .PHONY: lock
 lock: $(VENV)/.runtime ## Resolve the dependencies anew

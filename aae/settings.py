@@ -132,6 +132,10 @@ def _one_line(value: str) -> str:
     return value
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 
@@ -266,6 +270,12 @@ class Settings(BaseSettings):
     )
     public_url: HttpUrl = Field("http://localhost:8000", description="The web platform, for links in e-mails")
     sensitivity: Literal["low", "medium", "high"] = Field("medium", description="How eagerly anomalies are reported")
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = Field(
+        "text", description="Logs as text, or one JSON object per line"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        "info", description="Logs from this level on"
+    )
     clock_offset_seconds: float = Field(
         0, description="Rehearsals only: the jobs' clock is this far ahead of the machine's"
     )

@@ -27,6 +27,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from aae import logs
 from aae.errors import AaeError, UserError
 from aae.operate.leaving import is_leaving
 from aae.operate.prefect_api import PrefectApi, open_api
@@ -49,6 +50,7 @@ def main() -> None:
     _end_with_parent()
     run_id, job = os.environ["PREFECT__FLOW_RUN_ID"], os.environ["PREFECT__FLOW_NAME"]
     settings = load()
+    _log_as(settings, run_id, job)
     engine = connect(settings.resolved_database_url, timeout=_BEAT_TIMEOUT_SECONDS)
     require_current(engine)
     with open_api(settings) as api:
@@ -61,9 +63,20 @@ def main() -> None:
         if token is None:
             _get_in_line(engine, api, settings, job, run_id)
             return
+    logs.bind(attempt=token)
     with _alive(engine, settings, token):
         sys.argv = ["prefect.engine"]
         runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+
+
+def _log_as(settings: Settings, run_id: str, job: str) -> None:
+    """Before Prefect sets up its own logs, which leaves those alone that are there."""
+    logs.bind(run_id=run_id, job=job)
+    if settings.log_level != "info":
+        os.environ["PREFECT_LOGGING_LEVEL"] = settings.log_level.upper()
+    logs.set_levels(settings)
+    if settings.log_format == "json":
+        logs.configure(settings, sys.stderr)
 
 
 def _end_with_parent() -> None:
@@ -155,6 +168,9 @@ def _leave(why: str) -> None:
 
 
 def _say(text: str) -> None:
+    if logs.is_json():
+        logs.announce(text)
+        return
     # Straight to the descriptor: a pipe that nobody reads must not become an exception here.
     try:
         os.write(2, f"aae: {text}\n".encode())

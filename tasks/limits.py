@@ -24,8 +24,10 @@ from prefect import State, Task, task
 from prefect.client.schemas import TaskRun
 from prefect.runtime import task_run
 
+from aae import logs
 from aae.deadline import NEVER, Deadline
 from aae.errors import Bug, Reauthorize, Skip, Superseded, UserError
+from aae.model import Account
 from aae.settings import load
 from tasks.watchdog import watchdog
 
@@ -64,7 +66,7 @@ def step(
             if turn is not None:
                 await turn.take()
             try:
-                with watchdog.guard(_last_resort(), task_run.get_name() or name):
+                with watchdog.guard(_last_resort(), task_run.get_name() or name), logs.about(**_subject(args)):
                     return await function(*args, **kwargs)
             finally:
                 _deadline.reset(mark)
@@ -85,6 +87,12 @@ def step(
         )(attempt)
 
     return decorate
+
+
+def _subject(args: tuple[object, ...]) -> dict[str, str]:
+    """What a step's logs are about: its account."""
+    account = next((one for one in args if isinstance(one, Account)), None)
+    return {} if account is None else {"account": str(account)}
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

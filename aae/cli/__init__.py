@@ -6,6 +6,7 @@ imported by the command that needs it, so that ``aae --help`` answers at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from aae import logs
 from aae.cli import celery, common, jobs, local, operate, stores
 from aae.errors import AaeError, UserError
 from aae.local.steps import shown
@@ -70,6 +72,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 def _fail(message: str, code: int) -> NoReturn:
     if os.environ.get("AAE_DEBUG"):
         common.err.print_exception()
+    if logs.is_json():
+        logs.announce(message, logging.ERROR)
+        sys.exit(code)
     # Line by line, each with its indentation: a message may quote logs.
     lines = [" " * (len(line) - len(line.lstrip(" "))) + shown(line, 1000) for line in message.splitlines()]
     common.err.print("[red]aae:[/]", "\n".join(lines), highlight=False)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from aae import logs
 from aae.cli import common
 from aae.errors import AaeError, UserError
 from aae.local.steps import shown
@@ -75,7 +76,6 @@ def watch() -> None:
     Run one beside the workers, or several on different machines: one leads, the others take over when it falls silent.
     Needs the database and the Prefect server; waits for both when they are away. AAE_RECOVERY__... say how soon.
     """
-    import logging  # noqa: PLC0415
     import signal  # noqa: PLC0415
     import threading  # noqa: PLC0415
 
@@ -83,18 +83,18 @@ def watch() -> None:
     from aae.operate.recovery import Watch, keep_delivering, keep_watch  # noqa: PLC0415
     from aae.storage.engine import connect  # noqa: PLC0415
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stdout)
     settings = common.settings()
+    logs.configure(settings, sys.stdout)
     engine = connect(settings.resolved_database_url, timeout=5)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     post = threading.Thread(target=keep_delivering, args=(engine, settings, _DELIVER_SECONDS, stop), daemon=True)
     post.start()
-    common.out.print(f"watching the work pool {POOL}")
+    logs.announce(f"watching the work pool {POOL}")
     with common.prefect(settings) as api:
         keep_watch(
-            Watch(engine, api, settings.recovery, POOL), settings.recovery.watch_seconds, stop, say=common.out.print
+            Watch(engine, api, settings.recovery, POOL), settings.recovery.watch_seconds, stop, say=logs.announce
         )
 
 
@@ -160,39 +160,61 @@ def resume() -> None:
 
 
 @app.command()
-def doctor(as_json: common.AsJson = False) -> None:
-    """Check everything the jobs need: settings, tables, cache, key, server, worker, deployments, schedules, last runs.
+def doctor(
+    job: Annotated[str | None, typer.Argument(help="Only this one, like detect-anomalies/hourly.")] = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Why do jobs not run, keep failing, or not follow their schedule? Each finding with the command that helps.
 
-    Every finding that is not well comes with the command that helps. The exit code is 0 only if all is well.
+    Looks at settings, disk, tables, keys, cache and clocks; at the way of a run from Prefect's server over pool, queue
+    and worker to its process; at how the last runs of each job ended; at what prefect.yaml says and the server has.
+    Nothing is changed by looking. The exit code is 0 only if all is well.
     """
     from aae.local.stack import POOL, PROJECT  # noqa: PLC0415
-    from aae.operate.doctor import Check, examine  # noqa: PLC0415
-    from aae.operate.schedule import read_jobs  # noqa: PLC0415
+    from aae.operate.doctor import Check, Group, examine  # noqa: PLC0415
 
+    titles = {
+        Group.BASICS: "Basics",
+        Group.EXECUTING: "Jobs not executing?",
+        Group.FAILING: "Failing repeatedly?",
+        Group.SCHEDULE: "Schedule not updating?",
+    }
     checks: list[Check] = []
 
     def show(check: Check) -> None:
-        checks.append(check)
         if not as_json:
+            if not checks or checks[-1].group != check.group:
+                common.out.print(f"{'' if not checks else chr(10)}[bold]{titles[check.group]}[/]", highlight=False)
             mark = "[green]✓[/]" if check.ok else "[red]✗[/]"
-            common.out.print(f"{mark} {shown(check.name):<42} {shown(check.detail)}", highlight=False)
+            common.out.print(f"{mark} {shown(check.name):<38} {shown(check.detail, 1000)}", highlight=False)
             if check.remedy:
                 common.out.print(f"  [yellow]→ {shown(check.remedy)}[/]", highlight=False)
+        checks.append(check)
 
     try:
         settings = common.settings()
-        jobs = read_jobs(PROJECT)
     except UserError as error:
         show(Check("settings", False, str(error), "see .env.example for every setting"))
     else:
         show(Check("settings", True, "valid"))
         api = common.prefect(settings) if settings.prefect_api_url else None
-        for check in examine(settings, api, jobs, POOL, now=common.now()):
+        for check in examine(settings, api, PROJECT, POOL, clock=common.now, only=job):
             show(check)
     bad = sum(not check.ok for check in checks)
     if as_json:
-        found = [{"check": one.name, "ok": one.ok, "detail": one.detail, "remedy": one.remedy} for one in checks]
-        typer.echo(json.dumps({"ok": not bad, "checks": found}, indent=2, ensure_ascii=False))
+        found = [
+            {
+                "name": group.value,
+                "ok": all(one.ok for one in checks if one.group == group),
+                "checks": [
+                    {"check": one.name, "ok": one.ok, "detail": one.detail, "remedy": one.remedy}
+                    for one in checks
+                    if one.group == group
+                ],
+            }
+            for group in Group
+        ]
+        typer.echo(json.dumps({"ok": not bad, "groups": found}, indent=2, ensure_ascii=False))
     else:
         common.out.print("\nAll is well." if not bad else f"\n{bad} of {len(checks)} checks found something.")
     if bad:

@@ -31,6 +31,7 @@ from typing import IO, Final, Self
 
 import httpx
 
+from aae import logs
 from aae.errors import AaeError, UserError
 from aae.operate.prefect_api import PrefectApi
 from aae.operate.processes import mortal
@@ -208,6 +209,7 @@ class Stack:
             **self.variables(),
             **_prefect_settings(),
             **_RESULTS,
+            **logs.prefect_variables(self.settings),
         }
 
     # Life

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self
@@ -40,6 +41,8 @@ class Schedule:
     active: bool
     day_or: bool = True
     every_seconds: float | None = None
+    slug: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,15 @@ class Deployment:
     created: datetime
     work_pool: str | None
     schedules: tuple[Schedule, ...]
+    queue: str | None = None
+    # ``path.py:function``, from the folder that the pull steps go to.
     entrypoint: str | None = None
+    pull_steps: tuple[Mapping[str, Any], ...] = ()
     # Those given for every run of it, and the JSON schema of all that its flow takes.
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    parameter_schema: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    parameter_schema: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    job_variables: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +126,26 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class WorkPool:
-    """A work pool; a paused one hands out no runs."""
+    """A work pool; a paused one hands out no runs.
+
+    ``limit``: as many runs at once; ``command``: what a worker starts for a run. None where the pool does not say.
+    """
 
     name: str
     type: str
     paused: bool
+    limit: int | None = None
+    command: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkQueue:
+    """A queue of a work pool; ``polled`` (aware, UTC) is when a worker last asked for its runs, None if never."""
+
+    name: str
+    paused: bool
+    limit: int | None
+    polled: datetime | None
 
 
 class PrefectApi:
@@ -185,7 +208,33 @@ class PrefectApi:
     def work_pool(self, name: str) -> WorkPool | None:
         """The work pool of that name; None if there is none."""
         found = self._find("GET", f"work_pools/{name}")
-        return None if found is None else WorkPool(found["name"], found["type"], bool(found["is_paused"]))
+        return None if found is None else _work_pool(found)
+
+    def work_pools(self) -> list[WorkPool]:
+        """Every work pool of the server."""
+        return [_work_pool(one) for one in self._ask("POST", "work_pools/filter", {})]
+
+    def queues(self, pool: str) -> list[WorkQueue]:
+        """Every queue of the work pool; none if there is no such pool."""
+        found = self._find("POST", f"work_pools/{pool}/queues/filter", {}) or []
+        return [
+            WorkQueue(q["name"], bool(q["is_paused"]), q.get("concurrency_limit"), _moment(q.get("last_polled")))
+            for q in found
+        ]
+
+    def block(self, kind: str, name: str) -> Mapping[str, Any] | None:
+        """What the block document of this kind (its type's slug) and name holds, secrets too; None if there is none."""
+        path = f"block_types/slug/{kind}/block_documents/name/{name}?include_secrets=true"
+        found = self._find("GET", path)
+        return None if found is None else dict(found["data"])
+
+    def clock(self) -> datetime | None:
+        """What time it is for the server (aware, UTC, to the second); None if it does not say."""
+        try:
+            told = self._client.get("health").headers.get("date")
+            return parsedate_to_datetime(told).astimezone(UTC) if told else None
+        except (httpx.HTTPError, ValueError):
+            return None
 
     def deployments(self, pool: str) -> list[Deployment]:
         """Every deployment whose runs go to this work pool."""
@@ -230,6 +279,27 @@ class PrefectApi:
             "limit": 1,
         }
         return next(iter(self._runs(body)), None)
+
+    def last_runs(self, deployment_id: str, limit: int = 50) -> list[FlowRun]:
+        """The deployment's runs that have ended or been handed to a worker, the latest first by when they were due."""
+        begun = sorted(FINAL_STATES | {"RUNNING", "PENDING", "CANCELLING"})
+        body = {
+            "deployments": {"id": {"any_": [deployment_id]}},
+            "flow_runs": {"state": {"type": {"any_": begun}}},
+            "sort": "EXPECTED_START_TIME_DESC",
+            "limit": limit,
+        }
+        return self._runs(body)
+
+    def planned(self, deployment_id: str) -> list[FlowRun]:
+        """The deployment's runs that wait for their moment or for a worker, by when they are due; at most 200."""
+        body = {
+            "deployments": {"id": {"any_": [deployment_id]}},
+            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+            "sort": "EXPECTED_START_TIME_ASC",
+            "limit": _PAGE,
+        }
+        return self._runs(body)
 
     def next_run(self, deployment_id: str) -> FlowRun | None:
         """The deployment's run that is to start next (late ones included); None if the server has planned none."""
@@ -402,6 +472,8 @@ def _deployment(name: str, found: Mapping[str, Any]) -> Deployment:
             active=bool(one["active"]),
             day_or=one["schedule"].get("day_or") is not False,
             every_seconds=one["schedule"].get("interval"),
+            slug=one.get("slug"),
+            parameters=one.get("parameters") or {},
         )
         for one in found["schedules"]
     )
@@ -412,9 +484,26 @@ def _deployment(name: str, found: Mapping[str, Any]) -> Deployment:
         _known_moment(found["created"]),
         found.get("work_pool_name"),
         schedules,
-        found.get("entrypoint"),
-        found.get("parameters") or {},
-        found.get("parameter_openapi_schema") or {},
+        queue=found.get("work_queue_name"),
+        entrypoint=found.get("entrypoint"),
+        pull_steps=tuple(found.get("pull_steps") or ()),
+        parameters=found.get("parameters") or {},
+        parameter_schema=found.get("parameter_openapi_schema") or {},
+        job_variables=found.get("job_variables") or {},
+        tags=frozenset(found.get("tags") or ()),
+    )
+
+
+def _work_pool(found: Mapping[str, Any]) -> WorkPool:
+    command: Any = found.get("base_job_template")
+    for key in ("variables", "properties", "command", "default"):
+        command = command.get(key) if isinstance(command, dict) else None
+    return WorkPool(
+        found["name"],
+        found["type"],
+        bool(found["is_paused"]),
+        limit=found.get("concurrency_limit"),
+        command=None if command is None else str(command),
     )
 
 

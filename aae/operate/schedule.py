@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -20,11 +22,45 @@ _RANGES: Final = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 _LOOK_BACK: Final = timedelta(days=370)
 
 
+KNOWN_KEYS: Final[Mapping[str, frozenset[str]]] = {
+    "prefect.yaml": frozenset({"name", "prefect-version", "definitions", "build", "push", "pull", "deployments"}),
+    "deployment": frozenset(
+        {
+            "name", "version", "version_type", "tags", "description", "entrypoint", "flow_name", "parameters",
+            "enforce_parameter_schema", "paused", "schedule", "schedules", "concurrency_limit", "work_pool", "triggers",
+            "sla", "build", "push", "pull",
+        }
+    ),
+    "schedule": frozenset(
+        {
+            "slug", "cron", "interval", "rrule", "anchor_date", "timezone", "day_or", "active", "parameters",
+            "replaces",
+        }
+    ),
+    "work_pool": frozenset({"name", "work_queue_name", "job_variables"}),
+}  # fmt: skip
+"""What Prefect reads in each place of the file; it ignores anything else without a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One schedule as the file declares it; ``cron`` is None if it runs every so many seconds instead."""
+
+    cron: str | None
+    timezone: str = "UTC"
+    day_or: bool = True
+    every_seconds: float | None = None
+    active: bool = True
+    slug: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A deployment; ``name`` is ``flow-name/deployment-name`` as Prefect calls it, ``entrypoint`` is ``file:function``.
+    """A deployment; ``name`` is ``flow-name/deployment-name`` as Prefect calls it.
 
-    ``cron`` is None if it runs every so many seconds instead; ``day_or`` is explained at :func:`last_due`.
+    ``cron`` to ``every_seconds`` are those of its first schedule; ``schedules`` has all of them. ``entrypoint`` is
+    ``path.py:function`` from the project's folder, or ``package.module.function``.
     """
 
     name: str
@@ -32,7 +68,10 @@ class Job:
     timezone: str
     day_or: bool = True
     every_seconds: float | None = None
-    entrypoint: str = ""
+    entrypoint: str = field(default="", compare=False)
+    schedules: tuple[Planned, ...] = field(default=(), compare=False)
+    parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    paused: bool = field(default=False, compare=False)
 
     def last_due(self, now: datetime) -> datetime | None:
         """The last moment (aware, UTC) at or before ``now`` at which the job was due; None: not within a year."""
@@ -60,25 +99,87 @@ def read_jobs(project: Path) -> list[Job]:
     Raises:
         UserError: there is no such file, or it is not what we expect.
     """
-    path = project / "prefect.yaml"
     try:
-        declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [_job(one, one["schedules"][0]) for one in declared["deployments"]]
-    except OSError:
-        raise UserError(f"There is no {path}: run aae from a checkout of the project.") from None
-    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
+        return [_job(one) for one in _read(project)["deployments"]]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        path = project / "prefect.yaml"
         raise UserError(f"{path} does not declare every deployment with an entrypoint, a name and a cron.") from None
 
 
-def _job(declared: dict[str, Any], schedule: dict[str, Any]) -> Job:
-    return Job(
-        name=f"{declared['entrypoint'].rpartition(':')[2].replace('_', '-')}/{declared['name']}",
-        cron=None if "interval" in schedule else schedule["cron"],
-        timezone=schedule.get("timezone", "UTC"),
-        day_or=schedule.get("day_or", True) is not False,
-        every_seconds=float(schedule["interval"]) if "interval" in schedule else None,
-        entrypoint=declared["entrypoint"],
+def ignored_keys(project: Path) -> list[str]:
+    """What the project's ``prefect.yaml`` says and Prefect does not read, like ``schedule.crom in daily``.
+
+    Raises:
+        UserError: there is no such file, or it is not YAML.
+    """
+    return list(_ignored(_read(project)))
+
+
+def _read(project: Path) -> Any:
+    path = project / "prefect.yaml"
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"There is no {path}: run aae from a checkout of the project.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8.") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise UserError(f"{path} is not YAML{where}.") from None
+
+
+def _job(one: Mapping[str, Any]) -> Job:
+    schedules = tuple(
+        Planned(
+            cron=None if "interval" in each else _text(each["cron"]),
+            timezone=_text(each.get("timezone", "UTC")),
+            day_or=each.get("day_or", True) is not False,
+            every_seconds=float(each["interval"]) if "interval" in each else None,
+            active=bool(each.get("active", True)),
+            slug=each.get("slug"),
+            parameters=dict(each.get("parameters") or {}),
+        )
+        for each in one["schedules"]
     )
+    entrypoint = _text(one["entrypoint"])
+    return Job(
+        name=f"{re.split('[:.]', entrypoint)[-1].replace('_', '-')}/{_text(one['name'])}",
+        cron=schedules[0].cron,
+        timezone=schedules[0].timezone,
+        day_or=schedules[0].day_or,
+        every_seconds=schedules[0].every_seconds,
+        schedules=schedules,
+        entrypoint=entrypoint,
+        parameters=dict(one.get("parameters") or {}),
+        paused=bool(one.get("paused", False)),
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise TypeError
+    return value
+
+
+def _ignored(declared: Any) -> Iterator[str]:
+    def odd(place: str, found: Any, where: str = "") -> Iterator[str]:
+        if isinstance(found, dict):
+            yield from (f"{place}.{key}{where}" for key in found if key not in KNOWN_KEYS[place])
+
+    yield from odd("prefect.yaml", declared)
+    deployments = declared.get("deployments") if isinstance(declared, dict) else None
+    for one in deployments if isinstance(deployments, list) else []:
+        if not isinstance(one, dict):
+            continue
+        where = f" in {one.get('name')}"
+        yield from odd("deployment", one, where)
+        yield from odd("work_pool", one.get("work_pool"), where)
+        schedules = one.get("schedules")
+        for each in schedules if isinstance(schedules, list) else []:
+            yield from odd("schedule", each, where)
 
 
 def read_cron(cron: str) -> CronFields:
@@ -103,11 +204,14 @@ def last_due(cron: str, now: datetime, timezone: str = "UTC", *, day_or: bool = 
     Celery, if ``day_or`` is false.
 
     Raises:
-        UserError: it is not a cron expression that we understand.
+        UserError: it is not a cron expression of five such fields, or there is no such time zone.
     """
     fields = read_cron(cron)
     either = day_or and fields.days_limited and fields.weekdays_limited
-    zone = ZoneInfo(timezone)
+    try:
+        zone = ZoneInfo(timezone)
+    except (LookupError, ValueError, OSError):
+        raise UserError(f"There is no time zone {timezone!r}.") from None
     moment = now.astimezone(UTC).replace(second=0, microsecond=0)
     earliest = moment - _LOOK_BACK
     while moment > earliest:

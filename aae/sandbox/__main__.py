@@ -8,12 +8,14 @@ import sys
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
+from aae import logs
 from aae.errors import UserError
 from aae.model import Platform
 from aae.sandbox.clock import Clock
 from aae.sandbox.replay import last_day, replay
 from aae.sandbox.server import create_app, serve
 from aae.sandbox.world import World
+from aae.settings import load
 
 _LAST_PORT = 65_535
 
@@ -70,8 +72,9 @@ def _moment(text: str) -> datetime:
 
 
 def _say(url: str) -> None:
-    sys.stdout.write(f"{url}\n")
-    sys.stdout.flush()
+    with contextlib.suppress(UserError):  # the sandbox does without valid settings; then it speaks plain text
+        logs.configure(load(), sys.stdout)
+    logs.announce(f"serving at {url}" if logs.is_json() else url)
 
 
 if __name__ == "__main__":

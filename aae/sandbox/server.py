@@ -168,7 +168,14 @@ def serve(app: Starlette, *, port: int = 0, ready: Callable[[str], None] = lambd
 
 
 def _config(app: Starlette) -> uvicorn.Config:
-    return uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1, server_header=False)
+    return uvicorn.Config(
+        app,
+        log_level="critical",
+        log_config=None,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        server_header=False,
+    )
 
 
 def _wait_until(done: Callable[[], bool], seconds: float = 10) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from aae import logs
 from aae.local.stack import POOL, PROJECT, WORKER, Stack, _lives, _marked
 from aae.operate.prefect_api import PrefectApi
 from aae.operate.schedule import read_jobs
@@ -26,8 +28,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running stack with the project's deployments; its processes must be gone when it is left."""
     folder = tmp_path_factory.mktemp("stack")
-    made = Stack(Settings(_env_file=None, state_dir=folder), folder / "up", seed=7, now=datetime.now(UTC))
-    with made:
+    settings = Settings(_env_file=None, state_dir=folder, log_format="json")
+    made = Stack(settings, folder / "up", seed=7, now=datetime.now(UTC))
+    with made, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AAE_LOG_FORMAT", "json")
         made.start()
         made.wait("cache", "sandbox", "server")
         python(made, "-m", "aae", "db", "upgrade")
@@ -107,6 +111,23 @@ def test_a_run_asked_for_by_rest_goes_through_the_worker_to_its_end(stack: Stack
     assert api.last_run(deployment.id) == last.run
 
 
+def test_every_line_of_a_run_is_json_and_says_which_run_attempt_and_account(stack: Stack) -> None:
+    api = PrefectApi(stack.api_url)
+    deployment = api.deployment("check-token-expiry/daily")
+    assert deployment is not None
+    run = api.last_run(deployment.id)
+    assert run is not None
+    text = (stack.logs_dir / "worker.log").read_text().splitlines()
+    lines = [json.loads(line) for line in text if line.startswith("{")]
+    of_the_run = [line for line in lines if line.get("run_id") == run.id]
+    assert {"Finished in state Completed()"} <= {line["message"] for line in of_the_run if "task" in line}
+    # The worker's own lines on it come before there is an attempt.
+    assert {line["job"] for line in of_the_run if isinstance(line.get("attempt"), int)} == {"check-token-expiry"}
+    # What the worker's command itself prints is not a log.
+    assert not [line for line in text if not line.startswith("{") and "Worker" not in line]
+    assert json.loads((stack.logs_dir / "watch.log").read_text().splitlines()[0])["logger"] == "aae"
+
+
 def test_the_doctor_sees_the_stack_from_a_second_terminal(stack: Stack) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AAE_", "PREFECT_"))}
     done = subprocess.run(
@@ -120,6 +141,7 @@ def test_the_doctor_sees_the_stack_from_a_second_terminal(stack: Stack) -> None:
     assert "✓ worker" in done.stdout
     assert "✓ tables" in done.stdout
     assert "has never run" not in done.stdout
+    assert "Jobs not executing?" in done.stdout
 
 
 def test_every_prefect_variable_we_set_exists(stack: Stack) -> None:
@@ -129,7 +151,9 @@ def test_every_prefect_variable_we_set_exists(stack: Stack) -> None:
         "print(*names(Settings))"
     )
     known = set(python(stack, "-c", code).split())
-    ours = {name for name in stack.environment() if name.startswith("PREFECT_")}
+    # Those that change single entries of Prefect's logging.yml are no settings.
+    entries = set(logs.prefect_variables(stack.settings))
+    ours = {name for name in stack.environment() if name.startswith("PREFECT_")} - entries
     assert ours <= known
 
 

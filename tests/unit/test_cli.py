@@ -268,6 +268,13 @@ class TestKeys:
         assert "'k1'" in said.err
 
 
+@pytest.fixture
+def _no_flow_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes seconds; tests/integration/test_doctor.py does it."""
+    monkeypatch.setattr("aae.operate.doctor.imports._TRIAL", "print('{}')")
+
+
+@pytest.mark.usefixtures("_no_flow_is_loaded")
 class TestTables:
     @pytest.mark.parametrize("command", ["accounts list", "doctor", "db current"])
     def test_looking_makes_no_database(self, aae: Run, tmp_path: Path, command: str) -> None:
@@ -350,13 +357,15 @@ class TestBackfill:
         assert bodies[0]["parameters"] == {"since": "2026-01-01", "until": "2026-01-02", "accounts": [1]}
 
 
+@pytest.mark.usefixtures("_no_flow_is_loaded")
 class TestDoctor:
     def test_on_a_bare_machine_every_finding_has_a_remedy(self, aae: Run) -> None:
         said = aae("doctor", "--json")
         assert said.code == 1
         found = json.loads(said.out)
         assert found["ok"] is False
-        bad = [one for one in found["checks"] if not one["ok"]]
+        assert [group["name"] for group in found["groups"]] == ["basics", "not_executing", "failing", "schedule"]
+        bad = [one for group in found["groups"] for one in group["checks"] if not one["ok"]]
         assert {"tables", "cache", "Prefect API"} <= {one["check"] for one in bad}
         assert all(one["remedy"] for one in bad)
 
@@ -365,6 +374,17 @@ class TestDoctor:
         said = aae("doctor")
         assert said.code == 1
         assert "AAE_REDIS_URL" in said.out
+
+    def test_the_three_troubles_are_told_apart(self, aae: Run) -> None:
+        said = aae("doctor").out
+        titles = ("Basics", "Jobs not executing?", "Failing repeatedly?", "Schedule not updating?")
+        assert [line for line in said.splitlines() if line in titles] == list(titles)
+
+    def test_one_job_or_a_clear_word_that_there_is_none(self, aae: Run) -> None:
+        assert aae("doctor", "detect-anomalies").code == 1
+        said = aae("doctor", "detect")
+        assert said.code == 2
+        assert "There is no job 'detect'; there are" in said.err
 
 
 class TestSandbox:

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import yaml
 from prefect import Flow, Task
-from prefect.cli.deploy._models import DeploymentConfig, WorkPoolConfig
+from prefect.cli.deploy._models import DeploymentConfig, PrefectYamlModel, RawScheduleConfig, WorkPoolConfig
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
+from pydantic import BaseModel
 
-from deployments.setup import COMMAND, WORK_POOL
+from aae.operate.doctor import executing, failing, following
+from aae.operate.schedule import KNOWN_KEYS
+from deployments.setup import COMMAND, RESULT_BLOCK, WORK_POOL
 
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -25,8 +28,29 @@ EXPECTED = {
     "detect-anomalies/hourly": ("flows/anomaly_detection.py:detect_anomalies", "0 * * * *"),
 }
 
+
+def test_the_doctor_looks_for_what_the_setup_makes() -> None:
+    assert (executing.COMMAND, failing.RESULT_BLOCK) == (COMMAND, RESULT_BLOCK)
+    assert all(following.TAG in each["tags"] for each in FILE["deployments"])
+
+
 KNOWN_TOP = {"name", "definitions", "pull", "deployments"}
 KNOWN_SCHEDULE = {"slug", "cron", "timezone", "active"}
+
+
+@pytest.mark.parametrize(
+    ("place", "model"),
+    [
+        ("prefect.yaml", PrefectYamlModel),
+        ("deployment", DeploymentConfig),
+        ("schedule", RawScheduleConfig),
+        ("work_pool", WorkPoolConfig),
+    ],
+)
+def test_the_doctor_knows_the_keys_that_prefect_reads(place: str, model: type[BaseModel]) -> None:
+    read = {field.alias or name for name, field in model.model_fields.items()}
+    # Not Prefect's: where YAML anchors may be kept.
+    assert set(KNOWN_KEYS[place]) - {"definitions"} == read
 
 
 def load(deployment: dict[str, Any]) -> Flow[..., Any]:
