@@ -130,17 +130,17 @@ RUNS_NOW = _metric(
 RUN_SECONDS = _metric(
     "prefect",
     "run_duration_seconds",
-    "From start to end of the runs that ended in 24 h; quantile 1 is the longest.",
+    "From start to end of the runs that ended in 24 h; the 100th percentile is the longest.",
     "deployment",
     "outcome",
-    "quantile",
+    "percentile",
 )
 QUEUE_SECONDS = _metric(
     "prefect",
     "run_queue_seconds",
     "From when they were due to their start, of the runs that ended in 24 h.",
     "deployment",
-    "quantile",
+    "percentile",
 )
 RUNNING_SECONDS = _metric("prefect", "running_seconds", "How long the present run has been running.", "deployment")
 LAST_SUCCESS = _metric(

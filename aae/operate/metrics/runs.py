@@ -193,9 +193,9 @@ def _times(ended: Sequence[FlowRun], ids: dict[str, str]) -> Iterator[Sample]:
             queued.setdefault(name, []).append(max(0.0, (run.started - run.scheduled_for).total_seconds()))
     for quantile in _QUANTILES:
         for (name, outcome), each in durations.items():
-            yield catalogue.RUN_SECONDS.of(_quantile(each, quantile), name, outcome, f"{quantile:g}")
+            yield catalogue.RUN_SECONDS.of(_quantile(each, quantile), name, outcome, f"{100 * quantile:g}")
         for name, each in queued.items():
-            yield catalogue.QUEUE_SECONDS.of(_quantile(each, quantile), name, f"{quantile:g}")
+            yield catalogue.QUEUE_SECONDS.of(_quantile(each, quantile), name, f"{100 * quantile:g}")
 
 
 def _quantile(values: Sequence[float], share: float) -> float:

@@ -14,6 +14,7 @@ import yaml
 
 from aae.operate.metrics import runs, tables
 from aae.operate.metrics.catalogue import ALL, BY_NAME
+from aae.operate.metrics.exposition import expose
 
 ROOT = Path(__file__).parents[4]
 PROMETHEUS = ROOT / "deployments" / "prometheus"
@@ -56,7 +57,7 @@ def test_an_expression_asks_for_values_that_the_exporter_gives(expression: str, 
     known = {
         "outcome": {*tables._OUTCOMES, *tables._REFRESHES, *tables._ENDS, *runs._ENDS},
         "email": set(tables._MAIL),
-        "quantile": {f"{each:g}" for each in runs._QUANTILES},
+        "percentile": {f"{100 * each:g}" for each in runs._QUANTILES},
     }
     for label, _, values in re.findall(r"(\w+)\s*(=~?)\s*\"([^\"]*)\"", expression):
         assert set(values.split("|")) <= known[label]
@@ -200,6 +201,13 @@ def test_every_alert_fires_for_its_cause_and_only_for_that(tmp_path: Path) -> No
     rules = {"rule_files": [str(ALERTS)], "evaluation_interval": "5m"}
     (tmp_path / "tests.yaml").write_text(yaml.safe_dump({**rules, "tests": cases}))
     run("test", "rules", "tests.yaml", folder=tmp_path)
+
+
+@promtool
+def test_what_is_exposed_is_accepted_by_prometheus_own_linter(tmp_path: Path) -> None:
+    every = [metric.of(1, *("x" for _ in metric.labels)) for metric in ALL]
+    linted = subprocess.run(["promtool", "check", "metrics"], input=expose(every)[0], capture_output=True, check=False)
+    assert (linted.returncode, linted.stdout, linted.stderr) == (0, b"", b"")
 
 
 def case(fires: str | None, series: dict[str, str]) -> dict[str, Any]:

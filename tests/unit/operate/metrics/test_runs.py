@@ -190,9 +190,9 @@ def test_runs_are_counted_by_how_they_ended_and_where_they_are() -> None:
         "waiting": 1,
     }
     assert found["runs", "other", "running"] == 1
-    assert found["run_duration_seconds", JOB, "completed", "0.5"] == 5 * 60 - 10
-    assert found["run_duration_seconds", JOB, "completed", "1"] == 10 * 60 - 10
-    assert found["run_queue_seconds", JOB, "0.95"] == 10
+    assert found["run_duration_seconds", JOB, "completed", "50"] == 5 * 60 - 10
+    assert found["run_duration_seconds", JOB, "completed", "100"] == 10 * 60 - 10
+    assert found["run_queue_seconds", JOB, "95"] == 10
     assert found["running_seconds", JOB] == 1800
     assert found["last_success_timestamp_seconds", JOB] == at(9, 10).timestamp()
     assert (found["workers_online",], found["pool_paused",]) == (2, 0)
