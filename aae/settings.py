@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
@@ -237,6 +238,58 @@ class EmailSettings(Part):
     )
 
 
+def _listen_at(value: str) -> str:
+    if value:
+        host, _, port = value.rpartition(":")
+        if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+            raise ValueError("must be host:port, like 127.0.0.1:9778 (port 0 takes a free one)")
+    return value
+
+
+class MetricsSettings(Part):
+    """Where ``aae watch`` and ``aae metrics`` serve metrics and health endpoints, and to whom."""
+
+    listen: Annotated[str, AfterValidator(_listen_at)] = Field(
+        "", description="host:port, for instance 127.0.0.1:9778; empty: aae watch serves none"
+    )
+    token: SecretStr = Field(
+        SecretStr(""), description="Who reads metrics must send it as a bearer token; needed outside loopback"
+    )
+
+    @model_validator(mode="after")
+    def _nobody_unknown(self) -> MetricsSettings:
+        token = self.token.get_secret_value()
+        if token and not re.fullmatch(r"[!-~]{16,}", token):
+            raise ValueError("token must be 16 printable ASCII characters or more, without spaces")
+        if self.listen and not token and not _is_loopback(self.address[0]):
+            raise ValueError(f"{self.listen} is not on loopback, so AAE_METRICS__TOKEN must be set too")
+        return self
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host (an IPv6 address without its brackets) and port of ``listen``, which is not empty."""
+        host, _, port = self.listen.rpartition(":")
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+    def at(self, listen: str) -> MetricsSettings:
+        """The same, listening there.
+
+        Raises:
+            UserError: that is no address, or one that needs a token.
+        """
+        try:
+            return MetricsSettings(listen=listen, token=self.token)
+        except ValidationError as error:
+            raise UserError(f"Cannot listen there: {_reason(error)}.") from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Settings(BaseSettings):
     """All settings. Secrets are ``SecretStr``: they print as stars."""
 
@@ -287,6 +340,7 @@ class Settings(BaseSettings):
     recovery: RecoverySettings = RecoverySettings()
     fetch: FetchSettings = FetchSettings()
     email: EmailSettings = EmailSettings()
+    metrics: MetricsSettings = MetricsSettings()
     prefect_api_url: Annotated[str, AfterValidator(_optional_http_url)] = Field(
         "", validation_alias="PREFECT_API_URL", description="Prefect's own variable: where its API lives"
     )
@@ -397,7 +451,7 @@ def _refuse_unknown(written: dict[str, str]) -> None:
 
 def _what_is_wrong(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
-    reason = first["msg"].removeprefix("Value error, ")
+    reason = _reason(error)
     path = "__".join(str(part) for part in first["loc"]).upper()
     if not path:
         return f"{reason}."
@@ -405,6 +459,10 @@ def _what_is_wrong(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         reason = "there is no such setting"
     return f"The setting {name} is wrong: {reason}. {_CORRECT}"
+
+
+def _reason(error: ValidationError) -> str:
+    return str(error.errors(include_input=False, include_url=False)[0]["msg"]).removeprefix("Value error, ")
 
 
 def _is_json(text: str) -> bool:

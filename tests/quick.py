@@ -16,6 +16,8 @@ QUICK: Final = {
     "AAE_RECOVERY__WATCH_SECONDS": "0.5",
     "AAE_RECOVERY__TURN_SECONDS": "5",
     "AAE_LIMITS__RETRY_DELAY_SECONDS": "2",
+    # Every watch serves its metrics beside its work, on a port of its own.
+    "AAE_METRICS__LISTEN": "127.0.0.1:0",
 }
 
 

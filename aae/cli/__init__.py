@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from aae import logs
-from aae.cli import celery, common, jobs, local, operate, stores
+from aae.cli import celery, common, jobs, local, metrics, operate, stores
 from aae.errors import AaeError, UserError
 from aae.local.steps import shown
 
@@ -38,6 +38,7 @@ app.add_typer(stores.db_app, name="db")
 app.add_typer(jobs.app)
 app.add_typer(operate.app)
 app.add_typer(celery.app)
+app.add_typer(metrics.app)
 
 
 def main() -> None:

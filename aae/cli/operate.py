@@ -74,11 +74,13 @@ def watch() -> None:
     """Watch over the runs: run lost ones again, skip what piled up, make what was missed, send mail that waits.
 
     Run one beside the workers, or several on different machines: one leads, the others take over when it falls silent.
-    Needs the database and the Prefect server; waits for both when they are away. AAE_RECOVERY__... say how soon.
+    Needs the database and the Prefect server; waits for both when they are away. AAE_RECOVERY__... say how soon. Where
+    AAE_METRICS__LISTEN says so it serves metrics and health endpoints, too.
     """
     import signal  # noqa: PLC0415
     import threading  # noqa: PLC0415
 
+    from aae.cli.metrics import serve_metrics  # noqa: PLC0415
     from aae.local.stack import POOL  # noqa: PLC0415
     from aae.operate.recovery import Watch, keep_delivering, keep_watch  # noqa: PLC0415
     from aae.storage.engine import connect  # noqa: PLC0415
@@ -92,9 +94,14 @@ def watch() -> None:
     post = threading.Thread(target=keep_delivering, args=(engine, settings, _DELIVER_SECONDS, stop), daemon=True)
     post.start()
     logs.announce(f"watching the work pool {POOL}")
+    looked = serve_metrics(settings, stop) if settings.metrics.listen else None
     with common.prefect(settings) as api:
         keep_watch(
-            Watch(engine, api, settings.recovery, POOL), settings.recovery.watch_seconds, stop, say=logs.announce
+            Watch(engine, api, settings.recovery, POOL),
+            settings.recovery.watch_seconds,
+            stop,
+            say=logs.announce,
+            looked=looked,
         )
 
 

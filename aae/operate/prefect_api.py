@@ -311,11 +311,14 @@ class PrefectApi:
         }
         return next(iter(self._runs(body)), None)
 
-    def runs_in(self, pool: str, states: Collection[str], *, since: datetime | None = None) -> list[FlowRun]:
-        """The pool's runs whose state is of one of these types, due at or after ``since``, by when they are due."""
+    def runs_in(
+        self, pool: str, states: Collection[str], *, since: datetime | None = None, until: datetime | None = None
+    ) -> list[FlowRun]:
+        """The pool's runs in a state of one of these types, due at ``since <= t <= until``, by when they are due."""
         runs: dict[str, Any] = {"state": {"type": {"any_": sorted(states)}}}
-        if since is not None:
-            runs["expected_start_time"] = {"after_": since.isoformat()}
+        due = {"after_": since and since.isoformat(), "before_": until and until.isoformat()}
+        if any(due.values()):
+            runs["expected_start_time"] = due
         pools = {"name": {"any_": [pool]}}
         return list(self._all_runs({"work_pools": pools, "flow_runs": runs, "sort": "EXPECTED_START_TIME_ASC"}))
 
@@ -327,6 +330,28 @@ class PrefectApi:
             "sort": "START_TIME_DESC",
         }
         return list(islice(self._all_runs(body), at_most))
+
+    def ended_runs(self, pool: str, *, since: datetime, limit: int) -> list[FlowRun]:
+        """The pool's runs that ended at or after ``since``, newest first, at most ``limit`` of them."""
+        body = {
+            "work_pools": {"name": {"any_": [pool]}},
+            "flow_runs": {
+                "end_time": {"after_": since.isoformat()},
+                "state": {"type": {"any_": sorted(FINAL_STATES)}},
+            },
+            "sort": "END_TIME_DESC",
+        }
+        return list(islice(self._all_runs(body), limit))
+
+    def last_ended(self, deployment_id: str, states: Collection[str]) -> FlowRun | None:
+        """The deployment's run that ended last in a state of one of these types; None if there is none."""
+        body = {
+            "deployments": {"id": {"any_": [deployment_id]}},
+            "flow_runs": {"state": {"type": {"any_": sorted(states)}}, "end_time": {"is_null_": False}},
+            "sort": "END_TIME_DESC",
+            "limit": 1,
+        }
+        return next(iter(self._runs(body)), None)
 
     def due_between(self, deployment_id: str, since: datetime, until: datetime) -> list[FlowRun]:
         """The deployment's runs, in whatever state, that were due at ``since <= t <= until``, oldest first."""

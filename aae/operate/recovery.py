@@ -328,8 +328,18 @@ def _owed(deployment: Deployment, now: datetime) -> datetime | None:
     return max(dues, default=None)
 
 
-def keep_watch(watch: Watch, seconds: float, stop: threading.Event, *, say: Callable[[str], None]) -> None:
-    """Look every ``seconds`` until ``stop``; what is away is waited for. ``say`` hears when that begins and ends."""
+def keep_watch(
+    watch: Watch,
+    seconds: float,
+    stop: threading.Event,
+    *,
+    say: Callable[[str], None],
+    looked: Callable[[], None] | None = None,
+) -> None:
+    """Look every ``seconds`` until ``stop``; what is away is waited for. ``say`` hears when that begins and ends.
+
+    ``looked`` is called after every look, whatever it saw: a sign that the watch itself lives.
+    """
     trouble = ""
     while not stop.is_set():
         try:
@@ -345,6 +355,8 @@ def keep_watch(watch: Watch, seconds: float, stop: threading.Event, *, say: Call
             if trouble:
                 say("sees again")
             trouble = ""
+        if looked is not None:
+            looked()
         stop.wait(seconds)
     with suppress(SQLAlchemyError):
         watch.resign()
