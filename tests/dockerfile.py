@@ -95,7 +95,8 @@ def carry_out(stages: list[Stage], project: Path, base: Path, roots: Path, envir
     made: dict[str | None, Path] = {}
     for number, stage in enumerate(stages):
         root = made[stage.name] = roots / f"stage-{number}"
-        subprocess.run(["cp", "-a", str(base), str(root)], check=True)
+        # Linked, not copied: package managers replace files, they do not write into them.
+        subprocess.run(["cp", "-al", str(base), str(root)], check=True)
         folder, variables = "/", dict(environment)
         for name, rest in stage.steps:
             if name == "WORKDIR":
@@ -115,7 +116,7 @@ def carry_out(stages: list[Stage], project: Path, base: Path, roots: Path, envir
 def _copy(origin: Path, sources: list[str], target: Path, *, from_context: bool, mode: int | None) -> None:
     if not from_context:
         [source] = sources
-        shutil.copytree(origin / source.lstrip("/"), target, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(origin / source.lstrip("/"), target, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
         return
     for source in sources:
         for file in context(origin, [source]):

@@ -44,7 +44,7 @@ def command(product: Product, *words: str) -> str:
 
 
 def test_what_runs_may_finish_and_what_comes_waits(product: Product, engine: Engine) -> None:
-    with slow_platforms(product):
+    with slow_platforms(product, 3):  # longer than the command takes to start on a busy machine
         running = start(product, FETCH, **backfill())
         until(lambda: is_running(product, running))
         said = command(product, "drain")
@@ -78,7 +78,7 @@ def test_what_does_not_finish_in_time_is_handed_over_and_goes_on_as_the_same_run
 
 def test_one_machine_is_drained_while_the_pool_stays_open(product: Product, engine: Engine) -> None:
     [worker] = processes(product, "worker", "start")
-    with slow_platforms(product):
+    with slow_platforms(product, 3):  # longer than the command takes to start on a busy machine
         running = start(product, FETCH, **backfill())
         until(lambda: is_running(product, running))
         said = command(product, "drain", "--here")

@@ -50,7 +50,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     try:
         yield dockerfile.carry_out(STAGES, ROOT, base, folder, environment)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run(["rm", "-rf", "--one-file-system", str(folder)], check=False)
 
 
 def inside(image: Path, *command: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
@@ -72,8 +72,9 @@ def test_it_runs_as_a_user_without_rights_on_a_root_that_it_cannot_write_to(imag
     assert said.splitlines()[0] == "1001"
     assert "Read-only file system" in said
     assert "written" in said
-    writable = inside(image, "find", "/opt", "/usr", "/etc", "-xdev", "-writable", "-not", "-type", "l").stdout
-    assert not writable.strip()
+    # By rights, too: not on every engine is the root read-only.
+    rights = ["(", "-user", "1001", "-o", "-perm", "-o+w", ")", "-not", "-type", "l"]
+    assert not inside(image, "find", "/opt", "/usr", "-xdev", *rights).stdout.strip()
 
 
 def test_its_default_command_explains_the_program(image: Path) -> None:
