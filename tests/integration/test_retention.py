@@ -260,8 +260,8 @@ def test_a_process_that_is_killed_again_and_again_loses_nothing_and_the_last_one
     url = engine.url.render_as_string(hide_password=False)
     command = [sys.executable, "-c", WORKER, url, str(tmp_path), NOW.isoformat()]
     chance = random.Random(7)
-    for round_number in range(4):
-        last = round_number == 3
+    for round_number in range(3):
+        last = round_number == 2
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "begun\n"
@@ -285,7 +285,7 @@ def test_a_commit_that_is_cut_off_is_made_again_or_found_made(
 
     world = big_world(days=6)
     fill(engine, account, world)
-    with Proxy(str(engine.url.host), engine.url.port or 3306) as proxy:
+    with Proxy(engine.url.port or 3306) as proxy:
         through = engine.url.set(port=proxy.port).render_as_string(hide_password=False)
         with connected(through) as shaky:
             proxy.cut_at_commit(before=before, skip=1, times=4)
@@ -377,7 +377,7 @@ def test_at_the_time_limit_it_stops_and_the_next_one_goes_on(engine: Engine, acc
     fill(engine, account, big_world(days=4))
     settings = settings_for(tmp_path, rows_at_once=1)
     ticks = iter(range(1000))
-    deadline = Deadline(7, monotonic=lambda: float(next(ticks)))
+    deadline = Deadline(4, monotonic=lambda: float(next(ticks)))
     first = retention.keep_small(engine, settings, now=NOW, deadline=deadline)
     assert not first.finished
     assert 0 < first.days < 4
@@ -396,7 +396,7 @@ def test_sums_that_would_differ_stop_that_account_and_no_other(
 
     def wrong(connection: Connection, facts: Table, where: Any) -> tuple[int, ...]:
         sums = honest(connection, facts, where)
-        mine = str(account.id) in str(where.compile(compile_kwargs={"literal_binds": True})).split("account_id = ")[1]
+        mine = where.compile().params.get("account_id_1") == account.id
         return (sums[0], sums[1] + 1, *sums[2:]) if mine else sums
 
     monkeypatch.setattr(history, "_sums_where", wrong)
@@ -410,7 +410,7 @@ def test_sums_that_would_differ_stop_that_account_and_no_other(
 
 
 def test_somebody_who_stores_numbers_meanwhile_hardly_waits(engine: Engine, account: Account, tmp_path: Path) -> None:
-    world = big_world(days=40)
+    world = big_world(days=20)
     fill(engine, account, world)
     today = NOW.date()
     waits: list[float] = []
@@ -421,6 +421,7 @@ def test_somebody_who_stores_numbers_meanwhile_hardly_waits(engine: Engine, acco
             begun = time.perf_counter()
             store(engine, account, [("pmax", today, None, len(waits), 0, 1, None, None)], today, today)
             waits.append(time.perf_counter() - begun)
+            time.sleep(0.02)
 
     writer = threading.Thread(target=keep_storing)
     writer.start()
