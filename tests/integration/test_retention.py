@@ -5,15 +5,15 @@ The truth is a model of a few lines: what the facts of a day add up to by campai
 
 from __future__ import annotations
 
+import multiprocessing
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from multiprocessing.connection import Connection as Connecting
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from aae.model import METRIC_COLUMNS, Account, Granularity, Level, Platform, Sli
 from aae.settings import RetentionSettings, Settings
 from aae.storage import accounts, attempts, fetches, history, incidents, metrics, notifications, pruning, reports
 from aae.storage.bulk import add
+from aae.storage.engine import connect as connect_to
 from aae.storage.engine import reading
 from aae.storage.entities import ensure
 from aae.storage.schema import (
@@ -238,38 +239,37 @@ def big_world(days: int = 12, hours: int = 6) -> list[Row]:
     return rows
 
 
-WORKER = """
-import sys
-from datetime import datetime
-from pathlib import Path
-from aae.jobs.retention import keep_small
-from aae.settings import RetentionSettings, Settings
-from aae.storage.engine import connect
-settings = Settings(_env_file=None, state_dir=Path(sys.argv[2]), retention=RetentionSettings(rows_at_once=8))
-print("begun", flush=True)
-done = keep_small(connect(sys.argv[1]), settings, now=datetime.fromisoformat(sys.argv[3]))
-print(done.finished, done.failed, flush=True)
-"""
+def keep_small_apart(url: str, folder: Path, begun: Connecting) -> None:
+    """In a process of its own, in many small transactions."""
+    engine = connect_to(url)
+    begun.send(True)
+    done = retention.keep_small(engine, settings_for(folder, rows_at_once=8), now=NOW)
+    begun.send((done.finished, done.failed))
 
 
 def test_a_process_that_is_killed_again_and_again_loses_nothing_and_the_last_one_finishes(
     engine: Engine, account: Account, tmp_path: Path
 ) -> None:
+    # What takes long to import is imported once.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
     world = big_world()
     fill(engine, account, world)
     url = engine.url.render_as_string(hide_password=False)
-    command = [sys.executable, "-c", WORKER, url, str(tmp_path), NOW.isoformat()]
     chance = random.Random(7)
-    for round_number in range(3):
-        last = round_number == 2
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "begun\n"
-            if not last:
-                time.sleep(chance.uniform(0.01, 0.25))
-                process.kill()
-            else:
-                assert process.stdout.readline() == "True []\n"
+    for round_number in range(6):
+        ours, theirs = processes.Pipe(duplex=False)
+        process = processes.Process(target=keep_small_apart, args=(url, tmp_path, theirs))
+        process.start()
+        theirs.close()
+        assert ours.recv() is True
+        if round_number < 5:
+            time.sleep(chance.uniform(0.005, 0.15))
+            process.kill()
+        else:
+            assert ours.recv() == (True, [])
+        process.join()
+        ours.close()
         assert known(engine, account) == modelled(world), "nothing is lost or counted twice at any moment"
     assert count(engine, ad_metrics_daily) == count(engine, ad_metrics_hourly) == 0
 
