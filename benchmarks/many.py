@@ -87,15 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             people = fetch._accounts(url)[:number]
             settings = fetch._product(url, cache, folder, people, databases.fresh())
             sizes.append(_measure(settings, number))
-    columns = ("accounts", "first s", "regular s", "calls", "detect s", "report s", "retention s", "longest s")
-    more = ("peak MB", "MB/account-month", "not stored")
+    columns = ("accounts", "first s", "regular s", "calls", "detect s", "report s", "retention", "longest")
+    more = ("peak MB", "MB a month", "not stored")
     lines = [one.figures() for one in sizes]
     bench.show(
         bench.table(
             f"What more accounts cost, on {kind}",
             (*columns, *more),
             [tuple(f"{v}" if k == "accounts" else v for k, v in line.items()) for line in lines],
-            caption="Seconds for all accounts together.",
+            caption="Seconds for all accounts together; MB in the database per account and month.",
         )
     )
     bench.conclude({"database": kind, "sizes": lines})

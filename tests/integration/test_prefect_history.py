@@ -25,7 +25,8 @@ from tests.servers import DIE_WITH_PARENT, free_port
 VACUUM = {
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 24 * 3600),
-    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P7D",  # ISO 8601 here, seconds there: with "604800" the server does not start
+    # In ISO 8601, unlike the one above: with seconds the server does not start.
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P7D",
     # Hourly and daily otherwise.
     "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "2",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ORPHAN_CLEANUP_LOOP_SECONDS": "2",
