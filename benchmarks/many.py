@@ -3,7 +3,7 @@
 A sandbox in a process of its own speaks the three platforms' wires; two and a half accounts belong to one user. For
 each size, one after the other, in a process of its own on an empty database:
 
-  first         all that a new account gets: 42 days by day and 29 by the hour
+  first         a new account's first --days days, by day and by the hour
   regular       what every six hours fetches afterwards
   detect        all users' anomalies, with new numbers for every account
   report        all users' reports, written, stored and put into files
@@ -44,20 +44,18 @@ ACCOUNTS_PER_USER = 2.5
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """All that was measured for one number of accounts. ``megabytes`` is the database after the first fetch."""
+    """All that was measured for one number of accounts. ``megabytes_a_month``: of one account."""
 
     accounts: int
-    users: int
     first: Measured[fetch.Fetched]
     regular: Measured[fetch.Fetched]
     detect: Measured[int]
     report: Measured[int]
     retention: Measured[float]
-    megabytes: float
+    megabytes_a_month: float
 
     def figures(self) -> dict[str, float]:
         """One line of the table."""
-        days = Settings(_env_file=None).fetch.first_days
         return {
             "accounts": self.accounts,
             "first_seconds": self.first.cost.seconds,
@@ -68,7 +66,7 @@ class Size:
             "retention_seconds": self.retention.cost.seconds,
             "longest_transaction": self.retention.value,
             "peak_mb": max(one.cost.peak_mb for one in (self.first, self.regular, self.detect, self.report)),
-            "mb_per_account_month": self.megabytes / self.accounts * MONTH / days,
+            "mb_per_account_month": self.megabytes_a_month,
             "not_stored": len(self.first.value.unhappy) + len(self.regular.value.unhappy),
         }
 
@@ -81,12 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bench.scratch() as folder,
             bench.databases(options.database, folder) as databases,
             redis_server() as cache,
-            bench.sandbox(NOW, seed=7, users=_users(number), days=48, campaigns=2, ads=options.ads) as url,
+            bench.sandbox(
+                NOW, seed=7, users=_users(number), days=options.days + 6, campaigns=2, ads=options.ads
+            ) as url,
         ):
             kind = databases.kind
             people = fetch._accounts(url)[:number]
             settings = fetch._product(url, cache, folder, people, databases.fresh())
-            sizes.append(_measure(settings, number))
+            sizes.append(_measure(_of_days(settings, options.days), number, options.days))
     columns = ("accounts", "first s", "regular s", "calls", "detect s", "report s", "retention", "longest")
     more = ("peak MB", "MB a month", "not stored")
     lines = [one.figures() for one in sizes]
@@ -106,6 +106,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.many", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--accounts", type=int, nargs="+", default=[3, 30], help="sizes (default: 3 30)")
+    parser.add_argument("--days", type=int, default=28, help="days at first (default: %(default)s)")
     parser.add_argument("--ads", type=int, default=2, help="ads in a large ad set (default: %(default)s)")
     parser.add_argument(
         "--database",
@@ -120,7 +121,13 @@ def _users(number: int) -> int:
     return math.ceil(number / ACCOUNTS_PER_USER) + 1
 
 
-def _measure(settings: Settings, number: int) -> Size:
+def _of_days(settings: Settings, days: int) -> Settings:
+    """The same settings with this much history, so that the tables hold as much by the hour as by day."""
+    fetching = settings.fetch.model_copy(update={"first_days": days, "first_hourly_days": days})
+    return settings.model_copy(update={"fetch": fetching})
+
+
+def _measure(settings: Settings, number: int, days: int) -> Size:
     first = bench.apart(bench.measured, fetch_all, settings, "first")
     megabytes = _megabytes(settings.resolved_database_url)
     fetch._forget(settings)
@@ -128,7 +135,7 @@ def _measure(settings: Settings, number: int) -> Size:
     detect = bench.apart(bench.measured, detect_all, settings)
     report = bench.apart(bench.measured, report_all, settings)
     retention = bench.apart(bench.measured, fold_all, settings)
-    return Size(number, detect.value, first, regular, detect, report, retention, megabytes)
+    return Size(number, first, regular, detect, report, retention, megabytes / number * MONTH / days)
 
 
 def fetch_all(settings: Settings, run_id: str) -> fetch.Fetched:
