@@ -134,14 +134,12 @@ def days_to_fold(connection: Connection, account_id: int, before: date, *, rows:
     Both ends included. A day is never divided.
     """
     hours = ad_metrics_hourly
-    whole = _counted_days(ad_metrics_daily, _of(ad_metrics_daily, account_id, before))
-    only_hours = _counted_days(
-        hours, and_(_of(hours, account_id, before), _unknown_to(ad_metrics_daily), _unknown_to(daily_summary))
-    )
-    lists = [[tuple(row) for row in connection.execute(query)] for query in (whole, only_hours)]
-    # Beyond the end of a list that was cut there may be days that nobody counted.
-    known = min((each[-1][0] for each in lists if len(each) == _DAYS_AT_ONCE), default=before)
-    counted = sorted(each for days in lists for each in days if each[0] <= known)
+    whole = connection.execute(_counted_days(ad_metrics_daily, _of(ad_metrics_daily, account_id, before))).all()
+    # A list that was cut says nothing of the days after its end.
+    known = whole[-1].local_date if len(whole) == _DAYS_AT_ONCE else before
+    unknown = and_(_unknown_to(ad_metrics_daily), _unknown_to(daily_summary))
+    only_hours = _counted_days(hours, and_(_of(hours, account_id, before), hours.c.local_date <= known, unknown))
+    counted = sorted((day, number) for day, number in (*whole, *connection.execute(only_hours)))
     if not counted:
         return None
     last, total = counted[0]
@@ -200,23 +198,15 @@ def drop_hours(connection: Connection, account_id: int, before: date, *, rows: i
     lock_account(connection, account_id)
     hours = ad_metrics_hourly
     folded = and_(_of(hours, account_id, before), ~_unknown_to(daily_summary))
-    counted = connection.execute(
-        select(hours.c.local_date, hours.c.local_hour, func.count())
-        .where(folded)
-        .group_by(hours.c.local_date, hours.c.local_hour)
-        .order_by(hours.c.local_date, hours.c.local_hour)
-        .limit(24 * _DAYS_AT_ONCE)
-    ).all()
-    if not counted:
-        return Folded()
-    day, hour, total = counted[0]
-    for next_day, next_hour, number in counted[1:]:
-        total += number
-        if total > rows:
-            break
-        day, hour = next_day, next_hour
+    in_order = select(hours.c.local_date, hours.c.local_hour).where(folded).order_by(*hours.primary_key.columns)
+    last = connection.execute(in_order.limit(1).offset(rows - 1)).first()
+    if last is None:
+        return Folded(hourly_rows=connection.execute(delete(hours).where(folded)).rowcount)
+    day, hour = last
     up_to = or_(hours.c.local_date < day, and_(hours.c.local_date == day, hours.c.local_hour <= hour))
-    return Folded(hourly_rows=connection.execute(delete(hours).where(folded, up_to)).rowcount)
+    return Folded(
+        hourly_rows=connection.execute(delete(hours).where(folded, hours.c.local_date <= day, up_to)).rowcount
+    )
 
 
 def unfold(connection: Connection, account_id: int, days: Select[tuple[date]], since: date, until: date) -> None:
