@@ -226,6 +226,29 @@ class FetchSettings(Part):
     answer_ttl_seconds: int = Field(300, ge=0, description="How long an API answer may be reused; 0 turns it off")
 
 
+class RetentionSettings(Part):
+    """How long things are kept (``aae retention``, and every night after the token check)."""
+
+    metrics_days: int = Field(
+        90,
+        ge=75,
+        description="Local days of numbers kept by ad and hour; older ones are sums by campaign and day, for ever",
+    )
+    revisions_days: int = Field(90, ge=1, description="Days that a change of a stored number is kept on record")
+    fetches_days: int = Field(
+        90, ge=30, description="Days that a fetch is kept on record, and as long as planning asks"
+    )
+    tokens_days: int = Field(
+        365, ge=30, description="Days that a token check is kept on record; each kind's last stays"
+    )
+    incidents_days: int = Field(365, ge=30, description="Days that an incident and its history are kept after its end")
+    notifications_days: int = Field(90, ge=7, description="Days that a notification is kept that was read")
+    unread_days: int = Field(365, ge=7, description="Days that one is kept that was not; what waits to be sent stays")
+    reports_days: int = Field(90, ge=7, description="Days that reports and their files are kept")
+    attempts_days: int = Field(30, ge=7, description="Days that ended attempts at running a job are kept")
+    rows_at_once: int = Field(2000, ge=1, le=50_000, description="Rows of one short transaction, about")
+
+
 class EmailSettings(Part):
     """How e-mail leaves the house."""
 
@@ -339,6 +362,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     recovery: RecoverySettings = RecoverySettings()
     fetch: FetchSettings = FetchSettings()
+    retention: RetentionSettings = RetentionSettings()
     email: EmailSettings = EmailSettings()
     metrics: MetricsSettings = MetricsSettings()
     prefect_api_url: Annotated[str, AfterValidator(_optional_http_url)] = Field(

@@ -9,6 +9,7 @@ from prefect import State, flow
 from flows.naming import run_name
 from tasks.choosing import choose_accounts
 from tasks.notify import deliver_notifications
+from tasks.retention import tidy_up
 from tasks.tokens import check_tokens, conclude_check, show_tokens
 
 
@@ -23,6 +24,7 @@ async def check_token_expiry(
 
     A token that expires soon is refreshed by its platform's own means, the others are probed. A dead one pauses its
     account and its owner is told once; when they have connected it again, operations resume and they are told so.
+    It is the quiet hour: a check of all accounts ends by folding old numbers and removing old records.
 
     Args:
         accounts: Account ids; empty for all.
@@ -35,4 +37,6 @@ async def check_token_expiry(
     await show_tokens(results)
     if not dry_run:
         await deliver_notifications()
+    if not (accounts or users or dry_run):
+        await tidy_up()
     return conclude_check(results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from prefect import State
@@ -88,7 +88,9 @@ def conclude_detection(outcomes: Sequence[DetectionOutcome | str]) -> State[Any]
     late = sorted({account for outcome in done for account in outcome.late})
     told = f"{len(done)} users: {found} anomalies, {opened} new, {resolved} over"
     told += f"; no fresh numbers from {', '.join(late[:5])}" if late else ""
-    data = {"users": len(done), "found": found, "opened": opened, "outcomes": [asdict(outcome) for outcome in done]}
+    # The findings are incidents in the tables; of thousands of users they would make one giant result.
+    rows = [asdict(replace(outcome, findings=())) | {"findings": len(outcome.findings)} for outcome in done]
+    data = {"users": len(done), "found": found, "opened": opened, "outcomes": rows}
     if failures:
         return Failed(message=f"{len(failures)} users could not be judged ({told}): {failures[0]}", data=data)
     return Completed(message=told, data=data)

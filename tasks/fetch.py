@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,6 +23,9 @@ from aae.model import Account, Slice
 from tasks.limits import Incomplete, deadline, place, settled, step
 from tasks.resources import clock, platforms, run_id, stores
 from tasks.showing import show_table, shown
+
+PROGRESS_EVERY_SECONDS = 1.0
+"""More often nobody looks; with thousands of accounts the server would do nothing else."""
 
 PROGRESS_PATIENCE_SECONDS = 5.0
 """What is shown of the progress is soon shown again."""
@@ -79,11 +83,15 @@ async def fetch_accounts(
         patience=PROGRESS_PATIENCE_SECONDS,
     )
 
+    told = time.monotonic()
+
     async def one(account: Account) -> None:
+        nonlocal told
         async with place(gate):
             state = await settled(fetch_account(account, since, until, dry_run, return_state=True))
         outcomes.append(await _outcome(account, state))
-        if progress is not None:
+        if progress is not None and (time.monotonic() >= told + PROGRESS_EVERY_SECONDS or len(outcomes) == len(chosen)):
+            told = time.monotonic()
             share = 100 * len(outcomes) / len(chosen)
             update = aupdate_progress_artifact(progress, share, _progress(outcomes, chosen))
             await shown(update, patience=PROGRESS_PATIENCE_SECONDS)
@@ -97,8 +105,9 @@ async def show_fetch(outcomes: list[AccountOutcome]) -> None:
     """Write the table artifact ``ad-data-fetch``."""
     await show_table(
         key="ad-data-fetch",
-        description="Accounts of this fetch: rows stored, changes to earlier numbers, API calls, what is owed and why.",
-        table=[_row(outcome) for outcome in outcomes],
+        description="Accounts of this fetch, those that owe data first: rows stored, changes to earlier numbers, API "
+        "calls, what is owed and why.",
+        table=[_row(outcome) for outcome in sorted(outcomes, key=lambda one: not one.owes)],
     )
 
 

@@ -25,6 +25,9 @@ from tasks.showing import show_markdown, show_table
 REPORTS_AT_ONCE = 2
 """Drawing charts is work for the processor."""
 
+REPORTS_SHOWN = 100
+"""Reports of one run that are in the UI too. All are in the table ``reports``, in the folder and in the mail."""
+
 
 @step(name="choose-editions", description="Which reports are owed: today's, and those of mornings that were missed.")
 async def choose_editions(users: list[User], day: date | None) -> list[Edition]:
@@ -46,19 +49,20 @@ async def choose_lagging(users: list[User], day: date | None) -> list[Account]:
     run_name="report for user {edition.user.id}",
     description="One user's daily report: numbers, what changed and why, trends, recommendations.",
 )
-async def write_report(edition: Edition, dry_run: bool) -> ReportOutcome:
-    """The report, kept once per user and day; in the UI as the artifact ``daily-report-<user id>``."""
+async def write_report(edition: Edition, dry_run: bool, shown: bool) -> ReportOutcome:
+    """The report, kept once per user and day; if ``shown``, in the UI as the artifact ``daily-report-<user id>``."""
     user = edition.user
     outcome = await in_thread(report_user, stores(), user, now=edition.at, day=edition.day, dry_run=dry_run)
     outcome = replace(outcome, missed=edition.missed)
     get_run_logger().info("user %s, %s: %s", user.id, outcome.report_date, outcome.outcome)
-    if outcome.markdown:
+    if outcome.markdown and shown:
         await show_markdown(
             key=f"daily-report-{user.id}",
             description=f"Report on {outcome.report_date} for user {user.id}",
             markdown=outcome.markdown,
         )
-    return outcome
+    # It is in the table and in the UI; the step's result is kept by Prefect for a week.
+    return replace(outcome, markdown="")
 
 
 async def write_reports(owed: Sequence[Edition], dry_run: bool) -> list[ReportOutcome | str]:
@@ -69,8 +73,9 @@ async def write_reports(owed: Sequence[Edition], dry_run: bool) -> list[ReportOu
     gate = asyncio.Semaphore(REPORTS_AT_ONCE)
 
     async def one(edition: Edition) -> ReportOutcome | str:
+        shown = edition in owed[:REPORTS_SHOWN]
         async with place(gate):
-            state = await settled(write_report(edition, dry_run, return_state=True))
+            state = await settled(write_report(edition, dry_run, shown, return_state=True))
         result = await state.aresult(raise_on_failure=False)
         return result if isinstance(result, ReportOutcome) else f"user {edition.user.id}: {state.message}"
 

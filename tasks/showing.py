@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.logging import get_run_logger
 
 R = TypeVar("R")
+
+ROWS_SHOWN = 200
+"""The longest table."""
 
 PATIENCE_SECONDS = 60.0
 """So long a server that is away is waited for; Prefect's client asks it again and again meanwhile."""
@@ -25,9 +28,14 @@ async def shown(writing: Awaitable[R], *, patience: float = PATIENCE_SECONDS) ->
         return None
 
 
-async def show_table(key: str, description: str, table: list[dict[str, Any]]) -> None:
-    """A table under ``key`` in the UI, if the server can be reached."""
-    await shown(acreate_table_artifact(key=key, description=description, table=table))
+async def show_table(key: str, description: str, table: Sequence[dict[str, Any]]) -> None:
+    """A table under ``key`` in the UI, if the server can be reached: its first rows, and how many there are.
+
+    Nobody reads thousands of rows, and each run would leave them in the server's database: give the gravest first.
+    """
+    if len(table) > ROWS_SHOWN:
+        description = f"{description} The first {ROWS_SHOWN} of {len(table)}."
+    await shown(acreate_table_artifact(key=key, description=description, table=list(table[:ROWS_SHOWN])))
 
 
 async def show_markdown(key: str, description: str, markdown: str) -> None:

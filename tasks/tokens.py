@@ -59,7 +59,7 @@ async def show_tokens(results: list[TokenResult]) -> None:
     """Write the table artifact ``token-states``."""
     await show_table(
         key="token-states",
-        description="Every ad account's authorization after this check.",
+        description="Every ad account's authorization after this check, those with trouble first.",
         table=[
             {
                 "account": result.account,
@@ -68,11 +68,12 @@ async def show_tokens(results: list[TokenResult]) -> None:
                 "expires": result.expires_at.isoformat(timespec="minutes") if result.expires_at else "never",
                 "remark": result.detail or "",
             }
-            for result in results
+            for result in sorted(results, key=lambda one: one.outcome not in _TROUBLE)
         ],
     )
 
 
+_TROUBLE = {"permanent_failure", "transient_failure"}
 _WORDS = {
     "still_valid": "valid",
     "refreshed": "refreshed",

@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from aae import logs
-from aae.cli import celery, common, jobs, local, metrics, operate, stores
+from aae.cli import celery, common, jobs, local, metrics, operate, retention, stores
 from aae.errors import AaeError, UserError
 from aae.local.steps import shown
 
@@ -39,6 +39,7 @@ app.add_typer(jobs.app)
 app.add_typer(operate.app)
 app.add_typer(celery.app)
 app.add_typer(metrics.app)
+app.add_typer(retention.app)
 
 
 def main() -> None:

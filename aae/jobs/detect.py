@@ -99,9 +99,10 @@ def detect_user(
 def _standing(
     connection: Connection, user: User
 ) -> tuple[list[Account], dict[int, tuple[int, int]], dict[int, datetime | None]]:
-    """The user's accounts; of every account its versions and how far its numbers reach."""
+    """The user's accounts; of each its versions and how far its numbers reach."""
     owned = accounts.list_accounts(connection, user_ids=[user.id])
-    return owned, accounts.data_versions(connection), accounts.data_through(connection)
+    versions = accounts.data_versions(connection, user_id=user.id)
+    return owned, versions, accounts.data_through(connection, user_id=user.id)
 
 
 def _keep(

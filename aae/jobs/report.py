@@ -100,7 +100,7 @@ def report_user(stores: Stores, user: User, *, now: datetime, day: date | None, 
     ``dry_run`` shows it and keeps nothing.
     """
     owned = look(stores.engine, accounts.list_accounts, user_ids=[user.id], statuses=REPORTED)
-    versions = look(stores.engine, accounts.data_versions)
+    versions = look(stores.engine, accounts.data_versions, user_id=user.id)
     if not owned:
         return ReportOutcome(user.id, user.name, "no accounts", day or now.date() - timedelta(days=1))
     frames = [read_hot_frames(stores, account, now=now, version=versions[account.id][0]) for account in owned]

@@ -427,15 +427,19 @@ def set_detected_version(connection: Connection, account_id: int, version: int) 
     )
 
 
-def data_versions(connection: Connection) -> dict[int, tuple[int, int]]:
-    """Account id to (data version, the version detection has seen)."""
+def data_versions(connection: Connection, *, user_id: int | None = None) -> dict[int, tuple[int, int]]:
+    """Account id to (data version, the version detection has seen): of every account, or of one user's."""
     query = select(ad_accounts.c.id, ad_accounts.c.data_version, ad_accounts.c.detected_version)
+    if user_id is not None:
+        query = query.where(ad_accounts.c.user_id == user_id)
     return {account_id: (data, detected) for account_id, data, detected in connection.execute(query)}
 
 
-def data_through(connection: Connection) -> dict[int, datetime | None]:
-    """Account id to the moment up to which its numbers are complete; None if they never were."""
+def data_through(connection: Connection, *, user_id: int | None = None) -> dict[int, datetime | None]:
+    """Account id to the moment up to which its numbers are complete, None if they never were; filtered the same."""
     query = select(ad_accounts.c.id, ad_accounts.c.data_through)
+    if user_id is not None:
+        query = query.where(ad_accounts.c.user_id == user_id)
     return {row.id: row.data_through for row in connection.execute(query)}
 
 

@@ -47,6 +47,7 @@ from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames
 from aae.model import METRIC_COLUMNS, Account, AccountStatus, Granularity, Level, Platform, Slice, Totals
 from aae.storage.bulk import Row, refill, temporary
 from aae.storage.entities import ensure, ids_of, lock_account, upsert_entities
+from aae.storage.history import unfold
 from aae.storage.schema import (
     UtcDateTime,
     ad_accounts,
@@ -120,7 +121,8 @@ def store_slice(
 
     Idempotent: doing it twice is doing it once. Writers of the same account queue up behind each other. Entities named
     only here are created. ``utc_start`` is the local hour's (or, on daily rows, local midnight's) beginning in the
-    account's zone; one that the clocks skip is moved forward, of one that happens twice it is the first.
+    account's zone; one that the clocks skip is moved forward, of one that happens twice it is the first. Days that have
+    been folded into the summary (``aae.storage.history``) come back as facts.
 
     Raises:
         ValueError: the frame has other columns, rows outside the slice, or two rows of the same key.
@@ -138,6 +140,8 @@ def store_slice(
         connection.execute(delete(facts).where(_in_slice(facts, piece), exists().where(_same_row(facts, _changes))))
     if counts[_NEW] or counts[_CHANGED]:
         _insert_changes(connection, facts, piece, attribution)
+    if piece.granularity is Granularity.DAILY:
+        unfold(connection, account.id, select(_stage.c.local_date).distinct(), piece.since, piece.until)
     return StoreResult(len(metrics), counts[_NEW], counts[_CHANGED], counts[_WITHDRAWN])
 
 

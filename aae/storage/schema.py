@@ -276,17 +276,28 @@ fetches = Table(
     **_MYSQL,
 )
 
+# Days that are older than the facts are kept: one row per campaign (aae.storage.history). A day of an account is either
+# here or in ad_metrics_daily, never in both. Unknown is not zero here either: ``*_rows`` count the facts that told the
+# number, and spend and clicks of just those are kept, so that CPA, ROAS and the conversion rate stay exact.
 daily_summary = Table(
     "daily_summary",
     metadata,
     Column("account_id", _REFERENCE, ForeignKey("ad_accounts.id"), primary_key=True, autoincrement=False),
     Column("local_date", Date, primary_key=True),
     Column("campaign_id", _REFERENCE, ForeignKey("entities.id"), primary_key=True, autoincrement=False),
+    Column("fact_rows", Integer, nullable=False),
     Column("impressions", BigInteger, nullable=False),
     Column("clicks", BigInteger, nullable=False),
     Column("spend", Micros, nullable=False),
     Column("conversions", Micros, nullable=True),
+    Column("conversions_rows", Integer, nullable=False),
+    Column("conversions_spend", Micros, nullable=False),
+    Column("conversions_clicks", BigInteger, nullable=False),
     Column("revenue", Micros, nullable=True),
+    Column("revenue_rows", Integer, nullable=False),
+    Column("revenue_spend", Micros, nullable=False),
+    # Made of the hours because the day itself was never stored; Meta tells no conversions by the hour.
+    Column("from_hours", Boolean, nullable=False),
     **_MYSQL,
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bench, detection, fetch, report
+from benchmarks import bench, detection, fetch, many, report
 
 Run = Callable[..., dict[str, Any]]
 
@@ -49,7 +49,13 @@ def test_reports_give_figures_for_every_size_and_charts_are_what_takes_longer(ru
     assert size["parts_seconds"]["HTML with charts"] > size["parts_seconds"]["HTML without"] > 0
 
 
-@pytest.mark.parametrize("main", [fetch.main, detection.main, report.main])
+def test_many_accounts_give_figures_for_every_size_and_all_of_them_are_stored(run: Run) -> None:
+    figures = run(many.main, "--accounts", "1", "2", "--days", "2", "--ads", "1")
+    assert [size["accounts"] for size in figures["sizes"]] == [1, 2]
+    assert all(size["not_stored"] == 0 and size["mb_per_account_month"] > 0 for size in figures["sizes"])
+
+
+@pytest.mark.parametrize("main", [fetch.main, detection.main, report.main, many.main])
 def test_help_says_what_is_compared_with_what(
     main: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from sqlalchemy import Engine, func, select
 
 import tasks.fetch
 import tasks.resources
+from aae.jobs.retention import keep_small
 from aae.model import Platform, to_micros
 from aae.sandbox import World
 from aae.sandbox.replay import replay
 from aae.settings import load
 from aae.storage.engine import reading
-from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, entities, metric_revisions
+from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, daily_summary, entities, metric_revisions
 from flows.data_fetch import fetch_ad_data
 from tests.integration.bench import Bench, bench
 
@@ -85,6 +86,16 @@ def stored_by_campaign(product: Bench) -> dict[str, Sums]:
         return {row[0]: tuple(int(cell) for cell in row[1:]) for row in connection.execute(query)}
 
 
+def folded_by_campaign(product: Bench) -> dict[str, Sums]:
+    query = (
+        select(entities.c.name, *sums(daily_summary))
+        .join_from(daily_summary, entities, daily_summary.c.campaign_id == entities.c.id)
+        .group_by(entities.c.name)
+    )
+    with reading(product.engine) as connection:
+        return {row[0]: tuple(int(cell) for cell in row[1:]) for row in connection.execute(query)}
+
+
 @pytest.fixture
 def product(platform: Platform, engine: Engine, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     world = replay(World(1, AFTER, (), ()), FILE, platform, year=2020)
@@ -124,6 +135,13 @@ async def test_every_total_per_day_and_per_campaign_is_the_files_and_a_second_ru
         assert connection.execute(select(func.count()).select_from(metric_revisions)).scalar_one() == 0
         names = set(connection.execute(select(entities.c.name).where(entities.c.level == "ad")).scalars())
     assert any("#N/A" in name for name in names)
+
+    # Half a year later all of it is sums by campaign and day, to the last cent.
+    retention = keep_small(product.engine, product.settings, now=AFTER + timedelta(days=180))
+    assert (retention.days, retention.failed) == (len(days), [])
+    assert stored_by_day(product, daily_summary) == days
+    assert stored_by_day(product, ad_metrics_daily) == stored_by_day(product, ad_metrics_hourly) == {}
+    assert folded_by_campaign(product) == campaigns
 
 
 def assert_hours_add_up_to_days(product: Bench, days: dict[date, Sums]) -> None:
