@@ -29,7 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from aae.errors import AaeError, UserError
 from aae.operate.prefect_api import PrefectApi, open_api
-from aae.operate.processes import is_alive, this_process
+from aae.operate.processes import is_alive, leave_no_core_dump, this_process
 from aae.operate.recovery import is_overtaken, skip
 from aae.settings import Settings, load
 from aae.storage import attempts
@@ -46,6 +46,7 @@ _SURELY = 5
 def main() -> None:
     """Run the flow run that the worker has put into the environment."""
     _end_with_parent()
+    leave_no_core_dump()
     run_id, job = os.environ["PREFECT__FLOW_RUN_ID"], os.environ["PREFECT__FLOW_NAME"]
     settings = load()
     engine = connect(settings.resolved_database_url, timeout=_BEAT_TIMEOUT_SECONDS)

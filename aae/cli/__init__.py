@@ -7,6 +7,7 @@ imported by the command that needs it, so that ``aae --help`` answers at once.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from importlib.metadata import version
@@ -45,6 +46,7 @@ def main() -> None:
     # Background jobs of a shell ignore Ctrl-C and supervisors send SIGTERM: both end us the same, orderly way.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write what we hold in memory to a file
     try:
         app()
     except KeyboardInterrupt:

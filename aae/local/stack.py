@@ -10,6 +10,7 @@ carries the state folder in its environment, by which those are found that left 
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -58,9 +59,10 @@ _DEATHS_WITHIN_SECONDS: Final = 60.0
 # Runs before the command itself in the same process: the kernel shall send SIGTERM when the parent is gone, and if it
 # went before we could ask, there is nothing to start. (``preexec_fn`` would run Python in a forked, perhaps threaded
 # process.) Linux only. A shell's background jobs ignore Ctrl-C, and so would their children for ever: Prefect turns
-# SIGTERM into SIGINT and would never stop.
+# SIGTERM into SIGINT and would never stop. No core dump: a process that crashes must not write its secrets to a file.
 _LAUNCHER: Final = (
-    "import ctypes,os,signal,sys\n"
+    "import ctypes,os,resource,signal,sys\n"
+    "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
     "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_DFL)\n"
     "if sys.platform == 'linux':\n"
     "    ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
@@ -175,6 +177,10 @@ class Stack:
         return self.state_dir / "stack.json"
 
     @property
+    def _server_key_file(self) -> Path:
+        return self.state_dir / "server.key"
+
+    @property
     def _lock_file(self) -> Path:
         # Beside the folder, not in it: a demo wipes its folder while it holds the lock.
         return self.state_dir.with_name(f"{self.state_dir.name}.lock")
@@ -219,7 +225,15 @@ class Stack:
             "AAE_PROJECT_DIR": str(PROJECT),
             **self.variables(),
             **_PREFECT,
+            **self._server_key(),
         }
+
+    def _server_key(self) -> dict[str, str]:
+        """The key that Prefect encrypts its blocks with; without it, it keeps one beside them in its database."""
+        try:
+            return {"PREFECT_SERVER_ENCRYPTION_KEY": self._server_key_file.read_text().strip()}
+        except FileNotFoundError:
+            return {}  # a stack from before there were such keys
 
     # Life
 
@@ -247,7 +261,12 @@ class Stack:
         """Start cache, sandbox and server, without waiting for them; the worker needs the server, so it comes later."""
         self.state_dir.mkdir(mode=0o700, exist_ok=True)
         self.logs_dir.mkdir(exist_ok=True)
-        self._memory = self._settle(Memory.read(self._memory_file))
+        before = Memory.read(self._memory_file)
+        if before is None:
+            key = base64.urlsafe_b64encode(os.urandom(32)).decode()
+            self._server_key_file.touch(mode=0o600)
+            self._server_key_file.write_text(f"{key}\n")
+        self._memory = self._settle(before)
         self._memory.write(self._memory_file)
         # The server first: it takes longest by far.
         self._start_server()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from aae.storage.attempts import Process
+
+
+def leave_no_core_dump() -> None:
+    """If this process crashes, or a child of it, its memory is not written to a file: there are secrets in it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def this_process() -> Process:

@@ -242,6 +242,14 @@ async def test_an_answer_damaged_in_the_store_or_too_large_for_it_is_asked_for_a
     assert len(network.requests) == 3
 
 
+async def test_a_redirect_is_not_followed_with_our_token() -> None:
+    clock, network = Clock(), Network([httpx.Response(302, headers={"location": "http://elsewhere.test/"}), ok({})])
+    async with door(network, clock, keeping(clock)) as transport:
+        with pytest.raises(Bug):
+            await transport.request(a_call())
+    assert [request.url.host for request in network.requests] == ["meta.test"]
+
+
 async def test_a_bad_answer_is_never_kept() -> None:
     clock, network = Clock(), Network([httpx.Response(400, json={}), ok({})])
     async with door(network, clock, keeping(clock)) as transport:
