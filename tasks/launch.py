@@ -31,7 +31,7 @@ from aae import logs
 from aae.errors import AaeError, UserError
 from aae.operate.leaving import is_leaving
 from aae.operate.prefect_api import PrefectApi, open_api
-from aae.operate.processes import is_alive, process, this_process
+from aae.operate.processes import is_alive, leave_no_core_dump, process, this_process
 from aae.operate.recovery import is_overtaken, skip
 from aae.settings import Settings, load
 from aae.storage import attempts
@@ -48,6 +48,7 @@ _SURELY = 5
 def main() -> None:
     """Run the flow run that the worker has put into the environment."""
     _end_with_parent()
+    leave_no_core_dump()
     run_id, job = os.environ["PREFECT__FLOW_RUN_ID"], os.environ["PREFECT__FLOW_NAME"]
     settings = load()
     _log_as(settings, run_id, job)

@@ -12,6 +12,7 @@ from prefect import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from aae.errors import AaeError, UserError
 from aae.jobs import tokens
 from aae.jobs.tokens import TokenResult
 from aae.model import Account
@@ -47,9 +48,9 @@ async def check_tokens(chosen: Sequence[Account], within_hours: float, dry_run: 
         result = await state.aresult(raise_on_failure=False)
         if isinstance(result, TokenResult):
             return result
-        return TokenResult(
-            account.id, str(account), account.name, account.platform, "transient_failure", None, state.message
-        )
+        detail = str(result) if isinstance(result, AaeError) else state.message
+        outcome = "unreadable" if isinstance(result, UserError) else "transient_failure"
+        return TokenResult(account.id, str(account), account.name, account.platform, outcome, None, detail)
 
     return list(await asyncio.gather(*(one(account) for account in chosen)))
 
@@ -81,6 +82,7 @@ _WORDS = {
     "lost_race": "replaced meanwhile",
     "permanent_failure": "authorization expired",
     "transient_failure": "could not be checked",
+    "unreadable": "could not be read",
     "would_refresh": "would be refreshed",
     "would_probe": "would be probed",
 }
@@ -91,6 +93,10 @@ def conclude_check(results: Sequence[TokenResult]) -> State[Any]:
     counts = Counter(_WORDS[result.outcome] for result in results)
     told = ", ".join(f"{number} {word}" for word, number in sorted(counts.items())) or "no accounts"
     data = {"counts": dict(counts), "results": [asdict(result) for result in results]}
+    unreadable = [result.detail for result in results if result.outcome == "unreadable"]
+    if unreadable:
+        # Nobody's authorization is at stake, and no later run will mend it: somebody must act.
+        return Failed(message=f"{unreadable[0]} ({told})", data=data)
     if any(result.outcome == "transient_failure" for result in results):
         return Failed(message=f"Some tokens could not be checked; the next run tries again: {told}", data=data)
     return Completed(message=f"{len(results)} tokens: {told}", data=data)

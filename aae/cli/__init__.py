@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 from importlib.metadata import version
@@ -50,6 +51,7 @@ def main() -> None:
     # Background jobs of a shell ignore Ctrl-C and supervisors send SIGTERM: both end us the same, orderly way.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write what we hold in memory to a file
     try:
         app()
     except KeyboardInterrupt:

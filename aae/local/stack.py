@@ -10,6 +10,7 @@ carries the state folder in its environment, by which those are found that left 
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -164,6 +165,10 @@ class Stack:
         return self.state_dir / "stack.json"
 
     @property
+    def _server_key_file(self) -> Path:
+        return self.state_dir / "server.key"
+
+    @property
     def _lock_file(self) -> Path:
         # Beside the folder, not in it: a demo wipes its folder while it holds the lock.
         return self.state_dir.with_name(f"{self.state_dir.name}.lock")
@@ -210,7 +215,15 @@ class Stack:
             **_prefect_settings(),
             **_RESULTS,
             **logs.prefect_variables(self.settings),
+            **self._server_key(),
         }
+
+    def _server_key(self) -> dict[str, str]:
+        """The key that Prefect encrypts its blocks with; without it, it keeps one beside them in its database."""
+        try:
+            return {"PREFECT_SERVER_ENCRYPTION_KEY": self._server_key_file.read_text().strip()}
+        except FileNotFoundError:
+            return {}  # a stack from before there were such keys
 
     # Life
 
@@ -238,7 +251,12 @@ class Stack:
         """Start cache, sandbox and server, without waiting for them; the worker needs the server, so it comes later."""
         self.state_dir.mkdir(mode=0o700, exist_ok=True)
         self.logs_dir.mkdir(exist_ok=True)
-        self._memory = self._settle(Memory.read(self._memory_file))
+        before = Memory.read(self._memory_file)
+        if before is None:
+            key = base64.urlsafe_b64encode(os.urandom(32)).decode()
+            self._server_key_file.touch(mode=0o600)
+            self._server_key_file.write_text(f"{key}\n")
+        self._memory = self._settle(before)
         self._memory.write(self._memory_file)
         # The server first: it takes longest by far.
         self._start_server()

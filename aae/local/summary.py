@@ -193,7 +193,7 @@ def token_outcomes(connection: Connection, since: datetime) -> list[TokenLine]:
     """What token checks at or after ``since`` found, the last word on each account."""
     newest = (
         select(func.max(token_refreshes.c.id))
-        .where(token_refreshes.c.at >= since)
+        .where(token_refreshes.c.at >= since, token_refreshes.c.outcome != "checking")
         .group_by(token_refreshes.c.account_id)
     )
     query = (

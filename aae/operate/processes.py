@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -17,9 +18,10 @@ from aae.storage.attempts import Process
 # Runs before the command itself in the same process: the kernel shall send a signal when the parent is gone, and if it
 # went before we could ask, there is nothing to start. (``preexec_fn`` would run Python in a forked, perhaps threaded
 # process.) Linux only. A shell's background jobs ignore Ctrl-C, and so would their children for ever: Prefect turns
-# SIGTERM into SIGINT and would never stop.
+# SIGTERM into SIGINT and would never stop. No core dump: a process that crashes must not write its secrets to a file.
 _LAUNCHER: Final = (
-    "import ctypes,os,signal,sys\n"
+    "import ctypes,os,resource,signal,sys\n"
+    "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
     "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_DFL)\n"
     "if sys.platform == 'linux':\n"
     "    ctypes.CDLL(None).prctl(1, int(sys.argv[2]))\n"
@@ -34,6 +36,11 @@ def mortal(command: Sequence[str], by: signal.Signals = signal.SIGTERM) -> list[
     Linux ties "the parent died" to the thread that started the child.
     """
     return [sys.executable, "-S", "-c", _LAUNCHER, str(os.getpid()), str(int(by)), *command]
+
+
+def leave_no_core_dump() -> None:
+    """If this process crashes, or a child of it, its memory is not written to a file: there are secrets in it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def this_process() -> Process:

@@ -11,6 +11,7 @@ is the same for all three platforms happens here. The door keeps three promises:
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import logging
@@ -27,6 +28,7 @@ from functools import cache
 from itertools import count
 from types import TracebackType
 from typing import Any, Final, NoReturn, Protocol, Self
+from urllib.parse import quote
 
 import httpx
 from pydantic import SecretStr
@@ -39,6 +41,10 @@ TRIES: Final = 3
 
 TIMEOUT_TRIES: Final = 2
 """The same for time-outs: TikTok blocks a request that times out three times in ten seconds."""
+
+AUTH_SECONDS: Final = 15.0
+"""The most that a call about a token may take: others wait for it, and a second try must come soon after a first one
+whose answer was lost, while a platform that rotates refresh tokens still takes the old one."""
 
 NEAR: Final = timedelta(seconds=20)
 """A pause that ends this soon is waited for; a longer one is raised, so that no worker slot sleeps through it."""
@@ -54,6 +60,8 @@ LARGEST_KEPT: Final = 8 * 1024 * 1024
 
 _BACKOFF_SECONDS: Final = 0.5
 _MESSAGE_LENGTH: Final = 200
+_TELLING: Final = 8
+"""So many characters of a secret in a row are not there by chance."""
 _TOKEN_LIKE: Final = re.compile(r"(?=[\w\-.|%=+/]*\d)(?=[\w\-.|%=+/]*[A-Za-z])[\w\-.|%=+/]{24,}")
 _HTTP_LOGGERS: Final = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy")
 
@@ -160,9 +168,7 @@ class Answer:
         if not isinstance(text, str):
             return "no message"
         line = "".join(char if char.isprintable() and char.isascii() else " " for char in text[:2000])
-        for secret in self.secrets:
-            line = line.replace(secret, "***")
-        line = _TOKEN_LIKE.sub("***", line)
+        line = _TOKEN_LIKE.sub("***", _without(self.secrets, line))
         return " ".join(line.split())[:_MESSAGE_LENGTH] or "no message"
 
     def pause(self, delay: timedelta) -> datetime:
@@ -383,11 +389,12 @@ class Transport:
             raise RuntimeError("the transport is used outside its context")
         self._calls[call.platform, call.account][call.purpose.value] += 1
         problem: Retry | Bug
+        limit = min(self._timeout, AUTH_SECONDS) if call.purpose is Purpose.AUTH else self._timeout
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(limit):
                 return await self._exchange(self._client, call)
         except (TimeoutError, httpx.TimeoutException):
-            problem = _TimedOut(f"{_name(call)} did not answer within {self._timeout:g} s.", code="timeout")
+            problem = _TimedOut(f"{_name(call)} did not answer within {limit:g} s.", code="timeout")
         except httpx.ConnectError:
             problem = _NotSent(f"{_name(call)} could not be reached.", code="connect")
         except httpx.TransportError as error:
@@ -464,6 +471,29 @@ def unjudged(platform: Platform, answer: Answer) -> None:
 def _certificates() -> ssl.SSLContext:
     """The authorities to trust, read once per process: it takes a tenth of a second."""
     return httpx.create_ssl_context()
+
+
+def _without(secrets: Sequence[str], line: str) -> str:
+    """The line with every part of a secret masked, plain or encoded, also where only a piece of it was repeated."""
+    # "Bearer " before a token is no secret, and is there without it as well.
+    forms = [form for secret in secrets if " " not in secret for form in _forms(secret)]
+    hidden = [False] * len(line)
+    for start in range(len(line) - _TELLING + 1):
+        if any(line[start : start + _TELLING] in form for form in forms):
+            hidden[start : start + _TELLING] = [True] * _TELLING
+    shown = ("*" if mask else char for char, mask in zip(line, hidden, strict=True))
+    return re.sub(r"\*{4,}", "***", "".join(shown))
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    raw = secret.encode()
+    return (
+        secret,
+        quote(secret, safe=""),
+        base64.b64encode(raw).decode(),
+        base64.urlsafe_b64encode(raw).decode(),
+        raw.hex(),
+    )
 
 
 def _decode(body: bytes) -> tuple[Any, bool]:

@@ -180,6 +180,21 @@ def _status(status: int, body: bytes, media_type: str = "text/html") -> Reply:
     return lambda call, subject, value: Answer(body, status, media_type=media_type)
 
 
+def _echo(call: Call, subject: Subject, value: float | None) -> Answer:
+    """A refusal that repeats every secret of the request, as it came and cut short, in the platform's own form."""
+    sent = [*call.query.values(), *call.form().values(), *call.json().values()]
+    sent += [call.headers.get(name, "") for name in ("authorization", "access-token", "developer-token")]
+    words = [word for text in sent if isinstance(text, str) for word in text.split() if len(word) > 12]
+    message = f"Invalid request: {', '.join(words)}; begins with {', '.join(f'{word[:20]}...' for word in words)}"
+    if call.path.startswith("/open_api"):
+        return tiktok.error(40002, message)
+    if google.is_token_call(call.path):
+        return Answer.of({"error": "invalid_request", "error_description": message}, 400)
+    if call.path.strip("/").split("/")[0][1:].isdigit():
+        return google.error(call, 400, message, code=("queryError", "UNRECOGNIZED_FIELD"))
+    return graph.error(100, message)
+
+
 _HTML: Final = b"<!DOCTYPE html><html><head><title>Sorry</title></head><body>Something went wrong.</body></html>"
 
 
@@ -217,6 +232,7 @@ _KINDS: Final = [
     FaultKind("hang", "No answer for `value` seconds (default an hour)", Stage.TRANSPORT, _ALL, "seconds"),
     FaultKind("slow", "The right answer after `value` seconds (default 2)", Stage.TRANSPORT, _ALL, "seconds"),
     FaultKind("drop", "The connection is cut before any answer", Stage.TRANSPORT, _ALL),
+    FaultKind("drop_after", "It is done, then the connection is cut before any answer", Stage.TRANSPORT, _ALL),
     FaultKind("drop_midway", "The connection is cut in the middle of the body", Stage.TRANSPORT, _ALL),
     FaultKind("truncated_json", "The body ends too early, as if complete", Stage.BODY, _ALL, damage=_truncate),
     FaultKind("html", "A page for people with status 200 instead of JSON", Stage.BODY, _ALL, damage=_to_html),
@@ -228,6 +244,7 @@ _KINDS: Final = [
             "http_502": ("HTTP 502 from a gateway", _status(502, _HTML), ""),
             "http_503": ("HTTP 503, service unavailable", _status(503, b"Service Unavailable", "text/plain"), ""),
             "http_504": ("HTTP 504, gateway time-out", _status(504, _HTML), ""),
+            "echo": ("A refusal whose message repeats the request's secrets", _echo, ""),
         },
     ),
     *_answers(
@@ -316,6 +333,15 @@ _KINDS: Final = [
             "tiktok_truncated_page_info": ("page_info without its totals", ""),
             "tiktok_truncated_report": ("Half of the rows and X-Tt-Ads-Throttle, unless ids are named", ""),
             "tiktok_zero_rows": ("Rows of zeros for what did not deliver", ""),
+        },
+    ),
+    *_shapes(
+        _G,
+        {
+            "google_rotates": (
+                "Each refresh gives a new refresh token; the one before is taken for `value` seconds (default 60)",
+                "seconds",
+            ),
         },
     ),
     *_answers(

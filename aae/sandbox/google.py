@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -28,6 +28,7 @@ PAGE_ROWS: Final = 10_000
 _MONTHS_KEPT: Final = 37
 _TOKEN_PATHS: Final = ("/token", "/oauth2/v4/token", "/oauth2/token")
 _REQUEST_ID: Final = "SandboxRequest01"
+_GRACE_SECONDS: Final = 60
 
 
 class GoogleError(Exception):
@@ -72,12 +73,13 @@ def is_token_call(path: str) -> bool:
 
 
 class GoogleApi:
-    """Answers for every Google customer of a world; nothing is remembered between calls."""
+    """Answers for every Google customer of a world. Only the rotation of refresh tokens, a fault, is remembered."""
 
     platform = Platform.GOOGLE
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self._rotations: dict[tuple[int, int], tuple[int, int]] = {}
 
     def subject(self, call: Call) -> Subject:
         """Metrics of the resource ``customer`` are totals; queries without metrics list."""
@@ -124,7 +126,7 @@ class GoogleApi:
     # -- tokens -----------------------------------------------------------------------------------------------------
 
     def _token(self, call: Call) -> Answer:
-        """Google's token endpoint; the refresh token stays the same."""
+        """Google's token endpoint; the refresh token stays the same, unless the fault makes it rotate."""
         form = dict(parse_qsl(call.body.decode(errors="replace"), keep_blank_values=True))
         app = self.world.app
         if call.method != "POST":
@@ -136,7 +138,8 @@ class GoogleApi:
         grant = self.world.mint.read(form.get("refresh_token", ""))
         if grant is None or grant.kind is not Kind.GOOGLE_REFRESH:
             return _oauth_error(400, "invalid_grant", "Bad Request")
-        if self.world.is_revoked(grant, Platform.GOOGLE):
+        refresh = self._after(grant, call)
+        if self.world.is_revoked(grant, Platform.GOOGLE) or refresh is None:
             return _oauth_error(400, "invalid_grant", "Token has been expired or revoked.")
         now = int(call.now.timestamp())
         fresh = Grant(Kind.GOOGLE_ACCESS, grant.user, now + GOOGLE_TOKEN_SECONDS, grant.generation, now)
@@ -146,8 +149,22 @@ class GoogleApi:
                 "expires_in": GOOGLE_TOKEN_SECONDS,
                 "scope": "https://www.googleapis.com/auth/adwords",
                 "token_type": "Bearer",
+                **refresh,
             }
         )
+
+    def _after(self, grant: Grant, call: Call) -> dict[str, str] | None:
+        """What follows this refresh token in the answer; None if another one followed it too long ago."""
+        if "google_rotates" not in call.troubles:
+            return {}
+        whose, now = (grant.user, grant.generation), int(call.now.timestamp())
+        newest, since = self._rotations.get(whose, (grant.serial, now))
+        grace = call.troubles["google_rotates"]
+        late = now - since > (_GRACE_SECONDS if grace is None else grace)
+        if grant.serial != newest and (grant.serial != newest - 1 or late):
+            return None
+        self._rotations[whose] = (newest + 1, now)
+        return {"refresh_token": self.world.mint.issue(replace(grant, serial=newest + 1))}
 
     def _authorize(self, call: Call) -> Grant:
         developer = call.headers.get("developer-token")

@@ -78,6 +78,8 @@ class _Platforms:
         for one in faults:
             if one.kind.damage is not None:
                 answer = one.kind.damage(answer)
+        if "drop_after" in transport:
+            return await _cut(receive)
         if "drop_midway" in transport:
             return await _half(answer, send)
         response = Response(answer.body, answer.status, dict(answer.headers), answer.media_type)

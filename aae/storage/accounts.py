@@ -368,7 +368,8 @@ def accounts_to_check(
 
 def token_overview(connection: Connection) -> list[TokenRow]:
     """Every account's authorization, in the order of their ids."""
-    newest = select(func.max(token_refreshes.c.id)).group_by(token_refreshes.c.account_id)
+    ended = token_refreshes.c.outcome != "checking"
+    newest = select(func.max(token_refreshes.c.id)).where(ended).group_by(token_refreshes.c.account_id)
     log = select(token_refreshes).where(token_refreshes.c.id.in_(newest)).subquery()
     query = (
         select(

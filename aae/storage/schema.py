@@ -165,7 +165,8 @@ token_refreshes = Table(
     _id(),
     Column("account_id", _REFERENCE, ForeignKey("ad_accounts.id"), nullable=False),
     Column("at", UtcDateTime, nullable=False),
-    # refreshed | still_valid | permanent_failure | transient_failure | recovered | lost_race
+    # refreshed | still_valid | permanent_failure | transient_failure | recovered | lost_race, and while and after
+    # a check is made: checking (expires_at: its latest end, detail: by whom) | unanswered (aae.storage.token_checks)
     Column("outcome", String(24), nullable=False),
     Column("token_version", Integer, nullable=False),
     Column("expires_at", UtcDateTime, nullable=True),

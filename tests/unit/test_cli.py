@@ -369,6 +369,22 @@ class TestDoctor:
         assert {"tables", "cache", "Prefect API"} <= {one["check"] for one in bad}
         assert all(one["remedy"] for one in bad)
 
+    def test_a_wrong_key_is_one_finding_and_changes_no_account(
+        self, connected: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = connected("accounts", "list", "--json").out
+        monkeypatch.setenv("AAE_ENCRYPTION_KEYS", "local:" + base64.b64encode(b"w" * 32).decode())
+        (found,) = [
+            one for one in json.loads(connected("doctor", "--json").out)["checks"] if one["check"] == "encryption key"
+        ]
+        assert found["ok"] is False
+        assert found["detail"].startswith("The secret at ad_accounts:1:access_token does not open with the key 'local'")
+        assert "AAE_ENCRYPTION_KEYS" in found["remedy"]
+        said = connected("keys", "rotate")
+        assert said.code == 2
+        assert said.all.count("does not open with the key") == 1
+        assert connected("accounts", "list", "--json").out == before
+
     def test_a_wrong_setting_is_a_finding_too(self, aae: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AAE_REDIS_URL", "http://x")
         said = aae("doctor")

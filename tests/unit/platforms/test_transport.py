@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import logging
 from collections.abc import Mapping
@@ -241,6 +242,14 @@ async def test_an_answer_damaged_in_the_store_or_too_large_for_it_is_asked_for_a
     assert len(network.requests) == 3
 
 
+async def test_a_redirect_is_not_followed_with_our_token() -> None:
+    clock, network = Clock(), Network([httpx.Response(302, headers={"location": "http://elsewhere.test/"}), ok({})])
+    async with door(network, clock, keeping(clock)) as transport:
+        with pytest.raises(Bug):
+            await transport.request(a_call())
+    assert [request.url.host for request in network.requests] == ["meta.test"]
+
+
 async def test_a_bad_answer_is_never_kept() -> None:
     clock, network = Clock(), Network([httpx.Response(400, json={}), ok({})])
     async with door(network, clock, keeping(clock)) as transport:
@@ -309,6 +318,29 @@ async def test_the_words_of_a_platform_are_one_short_printable_line_without_toke
     assert said.startswith("bad [31m token *** and *** x")
     assert len(said) <= 200
     assert answer.quote(None) == "no message"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        TOKEN,
+        TOKEN[:12],
+        TOKEN[5:20],
+        f"{TOKEN[:14]}...",
+        base64.b64encode(TOKEN.encode()).decode(),
+        TOKEN.encode().hex(),
+        TOKEN.encode().hex()[:24],
+        f"x{TOKEN}y",
+    ],
+)
+async def test_a_platform_that_repeats_a_piece_of_a_secret_is_not_quoted_with_it(told: str) -> None:
+    answer = Answer(200, {}, None, False, NOW, 0, (TOKEN,))
+    said = answer.quote(f"The value {told} is not one of ours.")
+    assert "***" in said
+    assert said.startswith("The value ")
+    assert said.endswith("is not one of ours.")
+    pieces = {TOKEN[start : start + 8] for start in range(len(TOKEN) - 7)}
+    assert not [piece for piece in pieces if piece in said]
 
 
 async def test_local_answers_are_bounded_in_memory() -> None:

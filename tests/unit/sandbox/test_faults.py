@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 import pytest
 
 from aae.errors import UserError
 from aae.model import Platform
-from aae.sandbox import CATALOGUE, Fault, Faults, World
+from aae.sandbox import APP, CATALOGUE, Fault, Faults, World
 from aae.sandbox.entities import AdAccount
 from aae.sandbox.faults import Stage
 from aae.sandbox.wire import Answer, Call, Purpose, Subject
@@ -139,6 +140,26 @@ def test_plain_http_failures(status: int) -> None:
     answer = reply(f"http_{status}")
     assert answer.status == status
     assert answer.media_type != "application/json"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/v26.0/me", {"authorization": "Bearer token-of-a-user"}),
+        ("/open_api/v1.3/campaign/get/", {"access-token": "token-of-a-user"}),
+        ("/v26/customers/1/googleAds:search", {"authorization": "Bearer token-of-a-user"}),
+        ("/token", {}),
+    ],
+)
+def test_an_echo_repeats_what_is_secret_whole_and_cut_short(path: str, headers: dict[str, str]) -> None:
+    kind = CATALOGUE["echo"]
+    assert kind.reply is not None
+    query = {} if headers else {"refresh_token": "token-of-a-user"}
+    asked = Call("GET", path, query, headers, b"client_secret=secret-of-the-app-itself", "http://sandbox", NOW)
+    body = kind.reply(asked, LISTING, None).body.decode()
+    assert "token-of-a-user" in body
+    assert "begins with" in body
+    assert "secret-of-the-app-it..." in body
 
 
 def test_a_fault_strikes_the_next_calls_only() -> None:
@@ -305,3 +326,31 @@ def test_late_conversions_need_no_fault(world: World) -> None:
     now, later = (account.facts(None, day, day, NOW + timedelta(days=days), hourly=False) for days in (0, 6))
     assert now.spend_micros.tolist() == later.spend_micros.tolist()
     assert now.conversions_micros.sum() < later.conversions_micros.sum()
+
+
+def test_google_may_rotate_refresh_tokens_and_takes_the_one_before_for_a_while(world: World) -> None:
+    wire, account = troubled(world, Platform.GOOGLE, "google_rotates", 30)
+    first_token = str(world.credentials(account)[1])
+
+    def refresh(token: str, *, after: int = 0) -> str | None:
+        wire.now = NOW + timedelta(seconds=after)
+        form = {
+            "grant_type": "refresh_token",
+            "client_id": APP.google_client_id,
+            "client_secret": APP.google_client_secret,
+            "refresh_token": token,
+        }
+        body = orjson.loads(wire.ask("POST", "/token", {}, {}, urlencode(form).encode()).body)
+        assert ("refresh_token" in body) != (body.get("error") == "invalid_grant"), body
+        return body.get("refresh_token")
+
+    lost = refresh(first_token)
+    assert lost not in {None, first_token}
+    second = refresh(first_token, after=30)  # nobody heard of the lost one
+    assert second not in {None, first_token, lost}
+    assert refresh(first_token, after=31) is None
+    third = refresh(str(second), after=500)
+    assert third is not None
+    assert refresh(str(lost), after=501) is None  # two behind
+    assert refresh(third, after=531) is not None
+    assert refresh(str(second), after=532) is None

@@ -159,6 +159,17 @@ def test_dropped_connections(client: httpx.Client, world: World, platform: Platf
     assert listing(client, world, platform).status_code == 200
 
 
+def test_an_answer_may_be_lost_after_the_deed(client: httpx.Client, world: World) -> None:
+    faults = [{"name": "google_rotates", "value": 0}, {"name": "drop_after", "path": "/token", "times": 1}]
+    client.post("/_sandbox/faults", json=faults)
+    refresh = world.credentials(first(world, Platform.GOOGLE))[1]
+    form = refresh_form() | {"refresh_token": refresh}
+    with pytest.raises(httpx.RemoteProtocolError):
+        client.post("/token", data=form)
+    client.post("/_sandbox/clock", json={"advance_seconds": 1})
+    assert client.post("/token", data=form).json()["error"] == "invalid_grant"
+
+
 def test_a_hanging_call_hangs_alone(client: httpx.Client, world: World) -> None:
     client.post("/_sandbox/faults", json={"name": "hang", "platform": "meta"})
     client.timeout = httpx.Timeout(0.3)
