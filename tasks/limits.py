@@ -27,12 +27,15 @@ from prefect.runtime import task_run
 from aae.deadline import NEVER, Deadline
 from aae.errors import Bug, Reauthorize, Skip, Superseded, UserError
 from aae.settings import load
+from tasks import results
 from tasks.watchdog import watchdog
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 LIMITS = load().limits
+
+results.guard()
 
 _deadline: ContextVar[Deadline] = ContextVar("deadline", default=NEVER)
 _turn: ContextVar[Turn | None] = ContextVar("turn", default=None)

@@ -20,7 +20,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -44,6 +44,8 @@ _MYSQL_REMEDIES: Final = {
     2002: "No database answers at {where}: start it or correct AAE_DATABASE_URL.",
     2003: "No database answers at {where}: start it or correct AAE_DATABASE_URL.",
 }
+_DENIED: Final = frozenset({1044, 1142, 1143, 1227})
+"""A statement lacks a right: on the database, a table, a column, the server."""
 
 
 def connect(url: str, *, timeout: int = 120) -> Engine:
@@ -208,7 +210,7 @@ def _absent_file(engine: Engine) -> Path | None:
 
 
 def _connect_mysql(url: str, timeout: int) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         isolation_level="READ COMMITTED",
         pool_pre_ping=True,
@@ -225,6 +227,17 @@ def _connect_mysql(url: str, timeout: int) -> Engine:
             "init_command": _MYSQL_SESSION,
         },
     )
+    event.listen(engine, "handle_error", _tell_denial)
+    return engine
+
+
+def _tell_denial(context: ExceptionContext) -> None:
+    """A right that the user lacks is for a person to give; waiting or trying again does not help."""
+    number, *said = getattr(context.original_exception, "args", ()) or (0,)
+    if number in _DENIED and context.statement is not None:
+        # "INSERT command denied to user 'aae_read'@'localhost' for table `aae`.`users`": no value is in it.
+        words = " ".join(map(str, said))
+        raise UserError(f"The database says: {words}. Use the user that is for this, or see aae db grants.") from None
 
 
 def _to_json(value: Any) -> str:
