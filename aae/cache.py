@@ -44,6 +44,11 @@ _BLOCK_MARGIN: Final = timedelta(minutes=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _AWAY: Final = (RedisError, OSError, TimeoutError)
+_UNREADABLE: Final = (
+    *(pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(AssertionError, RecursionError, MemoryError, OSError),
+)
+"""What comes of reading bytes that anybody may have written."""
 
 _MAGIC: Final = b"AAEF1"
 _DIGEST_BYTES: Final = 16
@@ -128,7 +133,7 @@ class Cache:
             return None
         try:
             return _unpack(payload, account, version)
-        except (pa.ArrowException, ValueError, LookupError, TypeError) as error:
+        except _UNREADABLE as error:
             _log.warning("the cached frames of account %d cannot be read (%s)", account.id, type(error).__name__)
             return None
 
@@ -186,9 +191,9 @@ class SharedState:
         keys = [f"{_PREFIX}blocked:{scope}" for scope in scopes]
         found = await self._try(lambda client: client.mget(keys)) if keys else None
         told = {
-            scope: _EPOCH + int(value) * _MILLISECOND
+            scope: until
             for scope, value in zip(scopes, found or [None] * len(scopes), strict=True)
-            if value is not None and value.isdigit()
+            if (until := _moment(value)) is not None
         }
         for scope, (until, forgotten_at) in self._own_blocks.items():
             if scope in scopes and forgotten_at > time.monotonic():
@@ -259,6 +264,16 @@ def _milliseconds(seconds: float) -> int:
     return max(1, int(seconds * 1000))
 
 
+def _moment(value: object) -> datetime | None:
+    """The moment that was stored; what is none (Redis may hold anything) was never stored."""
+    if not isinstance(value, bytes) or len(value) > 20 or not value.isdigit():
+        return None
+    try:
+        return _EPOCH + int(value) * _MILLISECOND
+    except OverflowError:
+        return None
+
+
 def _frames_key(account_id: int) -> str:
     return f"{_PREFIX}frames:{account_id}"
 
@@ -321,6 +336,9 @@ def _to_arrow(frame: pd.DataFrame) -> bytes:
 
 def _from_arrow(stream: memoryview) -> pd.DataFrame:
     with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
-        frame = reader.read_all().to_pandas()
+        table = reader.read_all()
+    # Offsets that lead outside their buffers end here and not in a crash.
+    table.validate(full=True)
+    frame = table.to_pandas()
     assert isinstance(frame, pd.DataFrame)  # noqa: S101 - for the type checker; pyarrow has no types
     return frame
