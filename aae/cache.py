@@ -30,6 +30,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from aae import tls
 from aae.errors import UserError
 from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames
 from aae.model import Account
@@ -83,7 +84,8 @@ class _Health:
         self._quiet_until = time.monotonic() + self._quiet
         self._quiet = min(2 * self._quiet, _LONGEST_QUIET_SECONDS)
         if not self._away:
-            _log.warning("the cache at %s is away (%s); going on without it", self._where, type(error).__name__)
+            reason = tls.trouble(error) or type(error).__name__
+            _log.warning("the cache at %s is away (%s); going on without it", self._where, reason)
         self._away = True
 
     def answered(self) -> None:
@@ -113,6 +115,10 @@ class Cache:
         except redis.AuthenticationError:
             raise UserError(f"Redis at {_where(self._url)} refused the password: correct AAE_REDIS_URL.") from None
         except _AWAY as error:
+            if (reason := tls.trouble(error)) is not None:
+                raise UserError(
+                    f"The Redis at {_where(self._url)} cannot be trusted: {reason}. See ssl_ca_certs in AAE_REDIS_URL."
+                ) from None
             raise UserError(
                 f"No Redis answers at {_where(self._url)} ({type(error).__name__}): start it or correct AAE_REDIS_URL."
             ) from None

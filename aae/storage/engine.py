@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, even
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from aae import tls
 from aae.errors import UserError
 
 _READING: Final = "aae_reading"
@@ -43,6 +44,8 @@ _MYSQL_REMEDIES: Final = {
     1698: "The database on {where} refused the user {user!r}: it may not log in with a password; use another user.",
     2002: "No database answers at {where}: start it or correct AAE_DATABASE_URL.",
     2003: "No database answers at {where}: start it or correct AAE_DATABASE_URL.",
+    2026: "The database on {where} does not offer TLS, which AAE_DATABASE_URL asks for.",
+    3159: "The database on {where} takes TLS only: add ?ssl_ca=/path/to/ca.pem to AAE_DATABASE_URL.",
 }
 _DENIED: Final = frozenset({1044, 1142, 1143, 1227})
 """A statement lacks a right: on the database, a table, a column, the server."""
@@ -250,6 +253,10 @@ def _remedy(engine: Engine, error: Exception) -> str:
     if url.get_backend_name() == "sqlite":
         return f"The database file {url.database} cannot be used: check that its folder is writable and it is SQLite's."
     where = f"{url.host or 'localhost'}:{url.port or 3306}"
+    if (reason := tls.trouble(error)) is not None:
+        return f"The database on {where} cannot be trusted: {reason}. See ssl_ca in AAE_DATABASE_URL."
+    if isinstance(error, FileNotFoundError):
+        return "The certificate file that AAE_DATABASE_URL names (ssl_ca, ssl_cert or ssl_key) does not exist."
     arguments = error.orig.args if isinstance(error, DBAPIError) and error.orig else ()
     number = arguments[0] if arguments and isinstance(arguments[0], int) else 0
     remedy = _MYSQL_REMEDIES.get(number, "The database on {where} cannot be used (error {number}): see its log.")
