@@ -46,6 +46,7 @@ _SURELY = 5
 def main() -> None:
     """Run the flow run that the worker has put into the environment."""
     _end_with_parent()
+    os.umask(0o077)  # reports and mails on disk are for us alone
     run_id, job = os.environ["PREFECT__FLOW_RUN_ID"], os.environ["PREFECT__FLOW_NAME"]
     settings = load()
     engine = connect(settings.resolved_database_url, timeout=_BEAT_TIMEOUT_SECONDS)

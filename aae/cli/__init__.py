@@ -45,6 +45,8 @@ def main() -> None:
     # Background jobs of a shell ignore Ctrl-C and supervisors send SIGTERM: both end us the same, orderly way.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
+    # Whatever we and our children write is for us alone, also where the system's habit is another.
+    os.umask(0o077)
     try:
         app()
     except KeyboardInterrupt:

@@ -109,6 +109,5 @@ def _http(settings: Settings) -> Iterator[Exposure]:
     for variable, url in addresses.items():
         parts = urlsplit(url)
         if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            yield Exposure(
-                f"what goes to {parts.hostname} can be read or changed on the way", f"use https in {variable}"
-            )
+            told = f"what goes to {parts.hostname} can be read or changed on the way"
+            yield Exposure(told, f"use https in {variable}")
