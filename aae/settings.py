@@ -354,7 +354,7 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         raise UserError(_what_is_wrong(error)) from None
-    except SettingsError:
+    except (SettingsError, RecursionError):
         # Its message names the group, not the variable.
         names = [name for name, is_json in _names(Settings) if is_json and not _is_json(written.get(name, "null"))]
         example = ' such as ["7d_click","1d_view"]' if names and names[0].endswith("ATTRIBUTION_WINDOWS") else ""

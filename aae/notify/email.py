@@ -14,7 +14,7 @@ import smtplib
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.errors import MessageError
 from email.headerregistry import Address
@@ -100,7 +100,9 @@ def compose(mail: Mail, *, sender: str, public_url: str) -> EmailMessage:
         UserError: the sender's address is not one.
     """
     origin = _sender_address(sender)
-    link, action = str(mail.data.get("link", "")), str(mail.data.get("action", "Open"))
+    # A lone surrogate cannot be sent; one strange character must not keep the mail.
+    mail = replace(mail, message=mail.message.encode("utf-8", "replace").decode())
+    link, action = str(mail.data.get("link", "")), clean(str(mail.data.get("action", "Open")))
     # What is in the table may be anybody's: a mail of ours leads to our platform and nowhere else.
     if not link.startswith(f"{public_url}/"):
         link = ""
@@ -109,7 +111,7 @@ def compose(mail: Mail, *, sender: str, public_url: str) -> EmailMessage:
     message = EmailMessage(policy=SMTP)
     message["From"] = origin
     message["To"] = _recipient_address(mail)
-    message["Subject"] = clean(mail.title, limit=200)
+    message["Subject"] = _header(mail.title, limit=200)
     message["Date"] = format_datetime(mail.at)
     message["Message-ID"] = f"<{_digest(mail.dedupe_key)}@{origin.domain}>"
     # RFC 3834: no out-of-office answers to a program.
@@ -131,7 +133,7 @@ def compose(mail: Mail, *, sender: str, public_url: str) -> EmailMessage:
             attachment.content.encode(),
             maintype="text",
             subtype=attachment.subtype,
-            filename=clean(attachment.name),
+            filename=_header(attachment.name),
             params={"charset": "utf-8"},
         )
     return message
@@ -312,10 +314,15 @@ def _refusal(code: int, reason: bytes | str) -> Retry | Skip:
     return Skip(told, code=str(code)) if code >= 500 else Retry(told, code=str(code))
 
 
+def _header(text: str, *, limit: int = 120) -> str:
+    """Text for a header. The standard library decodes encoded words in it, and a line break in one adds a header."""
+    return clean(text, limit=limit).replace("=?", "= ?")
+
+
 def _sender_address(value: str) -> Address:
     name, address = parseaddr(value)
     try:
-        return Address(display_name=clean(name) if name else "", addr_spec=address)
+        return Address(display_name=_header(name) if name else "", addr_spec=address)
     except (ValueError, MessageError, IndexError):
         raise UserError("AAE_EMAIL__SENDER is not an e-mail address.") from None
 
@@ -323,7 +330,7 @@ def _sender_address(value: str) -> Address:
 def _recipient_address(mail: Mail) -> Address:
     """The standard library parses the address; one with a line break or a comma in it is not one."""
     try:
-        found = Address(display_name=clean(mail.user_name), addr_spec=mail.address)
+        found = Address(display_name=_header(mail.user_name), addr_spec=mail.address)
     except (ValueError, MessageError, IndexError):
         raise Skip("The recipient's e-mail address is not valid.") from None
     if not found.username or not found.domain or not mail.address.isprintable():
