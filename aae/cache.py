@@ -30,6 +30,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from aae import tls
 from aae.errors import UserError
 from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames
 from aae.model import Account
@@ -44,6 +45,11 @@ _BLOCK_MARGIN: Final = timedelta(minutes=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _AWAY: Final = (RedisError, OSError, TimeoutError)
+_UNREADABLE: Final = (
+    *(pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(AssertionError, RecursionError, MemoryError, OSError),
+)
+"""What comes of reading bytes that anybody may have written."""
 
 _MAGIC: Final = b"AAEF1"
 _DIGEST_BYTES: Final = 16
@@ -78,7 +84,8 @@ class _Health:
         self._quiet_until = time.monotonic() + self._quiet
         self._quiet = min(2 * self._quiet, _LONGEST_QUIET_SECONDS)
         if not self._away:
-            _log.warning("the cache at %s is away (%s); going on without it", self._where, type(error).__name__)
+            reason = tls.trouble(error) or type(error).__name__
+            _log.warning("the cache at %s is away (%s); going on without it", self._where, reason)
         self._away = True
 
     def answered(self) -> None:
@@ -108,6 +115,10 @@ class Cache:
         except redis.AuthenticationError:
             raise UserError(f"Redis at {_where(self._url)} refused the password: correct AAE_REDIS_URL.") from None
         except _AWAY as error:
+            if (reason := tls.trouble(error)) is not None:
+                raise UserError(
+                    f"The Redis at {_where(self._url)} cannot be trusted: {reason}. See ssl_ca_certs in AAE_REDIS_URL."
+                ) from None
             raise UserError(
                 f"No Redis answers at {_where(self._url)} ({type(error).__name__}): start it or correct AAE_REDIS_URL."
             ) from None
@@ -128,7 +139,7 @@ class Cache:
             return None
         try:
             return _unpack(payload, account, version)
-        except (pa.ArrowException, ValueError, LookupError, TypeError) as error:
+        except _UNREADABLE as error:
             _log.warning("the cached frames of account %d cannot be read (%s)", account.id, type(error).__name__)
             return None
 
@@ -186,9 +197,9 @@ class SharedState:
         keys = [f"{_PREFIX}blocked:{scope}" for scope in scopes]
         found = await self._try(lambda client: client.mget(keys)) if keys else None
         told = {
-            scope: _EPOCH + int(value) * _MILLISECOND
+            scope: until
             for scope, value in zip(scopes, found or [None] * len(scopes), strict=True)
-            if value is not None and value.isdigit()
+            if (until := _moment(value)) is not None
         }
         for scope, (until, forgotten_at) in self._own_blocks.items():
             if scope in scopes and forgotten_at > time.monotonic():
@@ -259,6 +270,16 @@ def _milliseconds(seconds: float) -> int:
     return max(1, int(seconds * 1000))
 
 
+def _moment(value: object) -> datetime | None:
+    """The moment that was stored; what is none (Redis may hold anything) was never stored."""
+    if not isinstance(value, bytes) or len(value) > 20 or not value.isdigit():
+        return None
+    try:
+        return _EPOCH + int(value) * _MILLISECOND
+    except OverflowError:
+        return None
+
+
 def _frames_key(account_id: int) -> str:
     return f"{_PREFIX}frames:{account_id}"
 
@@ -321,6 +342,9 @@ def _to_arrow(frame: pd.DataFrame) -> bytes:
 
 def _from_arrow(stream: memoryview) -> pd.DataFrame:
     with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
-        frame = reader.read_all().to_pandas()
+        table = reader.read_all()
+    # Offsets that lead outside their buffers end here and not in a crash.
+    table.validate(full=True)
+    frame = table.to_pandas()
     assert isinstance(frame, pd.DataFrame)  # noqa: S101 - for the type checker; pyarrow has no types
     return frame

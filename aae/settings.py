@@ -254,7 +254,8 @@ class EmailSettings(Part):
 
     smtp_url: Annotated[SecretStr, AfterValidator(_smtp_url)] = Field(
         SecretStr(""),
-        description="smtp://user:password@host:587 (STARTTLS) or smtps://...; empty: .eml files in the outbox folder",
+        description="smtp://user:password@host:587 (STARTTLS) or smtps://..., ?ca=/path/to/ca.pem for an "
+        "authority of one's own; empty: .eml files in the outbox folder",
     )
     sender: Annotated[str, AfterValidator(_one_line)] = Field(
         "AAE Reports <reports@aae.example>", description="From address"
@@ -324,12 +325,14 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         "",
         repr=False,  # may hold a password
-        description="mysql+pymysql://user:password@host/db?charset=utf8mb4; empty: SQLite in the state folder",
+        description="mysql+pymysql://user:password@host/db?charset=utf8mb4&ssl_ca=/path/to/ca.pem; "
+        "empty: SQLite in the state folder",
     )
     redis_url: RedisUrl = Field(
         "",
         repr=False,  # may hold a password
-        description="redis://host:6379/0; empty: the embedded server on loopback (aae up)",
+        description="redis://host:6379/0, by TLS rediss://host:6379/0?ssl_ca_certs=/path/to/ca.pem; "
+        "empty: the embedded server on loopback (aae up)",
     )
     results_url: RedisUrl = Field(
         "",
@@ -375,6 +378,12 @@ class Settings(BaseSettings):
         SecretStr(""),
         validation_alias="PREFECT_API_KEY",
         description="Prefect's own: a key, where a server asks for it",
+    )
+
+    prefect_api_ssl_cert_file: str = Field(
+        "",
+        validation_alias="PREFECT_API_SSL_CERT_FILE",
+        description="Prefect's own: PEM file of the authority that vouches for an https:// API",
     )
 
     @model_validator(mode="after")
@@ -433,7 +442,7 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         raise UserError(_what_is_wrong(error)) from None
-    except SettingsError:
+    except (SettingsError, RecursionError):
         # Its message names the group, not the variable.
         names = [name for name, is_json in _names(Settings) if is_json and not _is_json(written.get(name, "null"))]
         example = ' such as ["7d_click","1d_view"]' if names and names[0].endswith("ATTRIBUTION_WINDOWS") else ""

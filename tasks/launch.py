@@ -49,6 +49,7 @@ def main() -> None:
     """Run the flow run that the worker has put into the environment."""
     _end_with_parent()
     leave_no_core_dump()
+    os.umask(0o077)  # reports and mails on disk are for us alone
     run_id, job = os.environ["PREFECT__FLOW_RUN_ID"], os.environ["PREFECT__FLOW_NAME"]
     settings = load()
     _log_as(settings, run_id, job)

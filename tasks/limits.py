@@ -29,12 +29,15 @@ from aae.deadline import NEVER, Deadline
 from aae.errors import Bug, Reauthorize, Skip, Superseded, UserError
 from aae.model import Account
 from aae.settings import load
+from tasks import results
 from tasks.watchdog import watchdog
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 LIMITS = load().limits
+
+results.guard()
 
 _deadline: ContextVar[Deadline] = ContextVar("deadline", default=NEVER)
 _turn: ContextVar[Turn | None] = ContextVar("turn", default=None)

@@ -52,6 +52,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write what we hold in memory to a file
+    # Whatever we and our children write is for us alone, also where the system's habit is another.
+    os.umask(0o077)
     try:
         app()
     except KeyboardInterrupt:

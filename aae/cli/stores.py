@@ -195,3 +195,31 @@ def db_current() -> None:
     common.out.print(f"The tables are at {there or 'nothing yet'}; this program needs {needed}.")
     if there != needed:
         raise typer.Exit(1)
+
+
+@db_app.command("grants")
+def db_grants(
+    user: Annotated[list[str] | None, typer.Option(help="Only this user; may be repeated.")] = None,
+    database: Annotated[str, typer.Option(help="The database; if not given, the one of AAE_DATABASE_URL.")] = "",
+    host: Annotated[str, typer.Option(help="Where the users come from; % is anywhere, and then only by TLS.")] = "%",
+) -> None:
+    """Print the SQL that makes one MySQL user per purpose with what it needs, to be run by an administrator.
+
+    aae db grants | mysql -u root, after aae db upgrade has made the tables. The users come locked; the comments at the
+    end say how to give each its password.
+    """
+    from sqlalchemy import make_url  # noqa: PLC0415
+
+    from aae.storage import grants  # noqa: PLC0415
+
+    name = database or make_url(common.settings().resolved_database_url).database or ""
+    if not database and "/" in name:
+        raise UserError("SQLite has no users; for a MySQL server name the database: aae db grants --database aae.")
+    roles = grants.chosen(user or ())
+    for role in roles:
+        typer.echo(f"-- {role.name}: {role.purpose}")
+        for statement in grants.statements(role, name, host):
+            typer.echo(f"{statement};")
+    typer.echo("-- Then give each its own password:")
+    for role in roles:
+        typer.echo(f"-- {grants.unlock(role, host)};")

@@ -14,7 +14,7 @@ import smtplib
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.errors import MessageError
 from email.headerregistry import Address
@@ -25,10 +25,11 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import jinja2
 
+from aae import tls
 from aae.display import clean
 from aae.errors import Retry, Skip, UserError
 from aae.settings import Settings
@@ -99,15 +100,18 @@ def compose(mail: Mail, *, sender: str, public_url: str) -> EmailMessage:
         UserError: the sender's address is not one.
     """
     origin = _sender_address(sender)
-    link, action = str(mail.data.get("link", "")), str(mail.data.get("action", "Open"))
-    if not link.startswith((f"{public_url}/", "https://")):
+    # A lone surrogate cannot be sent; one strange character must not keep the mail.
+    mail = replace(mail, message=mail.message.encode("utf-8", "replace").decode())
+    link, action = str(mail.data.get("link", "")), clean(str(mail.data.get("action", "Open")))
+    # What is in the table may be anybody's: a mail of ours leads to our platform and nowhere else.
+    if not link.startswith(f"{public_url}/"):
         link = ""
     settings_link = f"{public_url}/settings/notifications"
 
     message = EmailMessage(policy=SMTP)
     message["From"] = origin
     message["To"] = _recipient_address(mail)
-    message["Subject"] = clean(mail.title, limit=200)
+    message["Subject"] = _header(mail.title, limit=200)
     message["Date"] = format_datetime(mail.at)
     message["Message-ID"] = f"<{_digest(mail.dedupe_key)}@{origin.domain}>"
     # RFC 3834: no out-of-office answers to a program.
@@ -129,7 +133,7 @@ def compose(mail: Mail, *, sender: str, public_url: str) -> EmailMessage:
             attachment.content.encode(),
             maintype="text",
             subtype=attachment.subtype,
-            filename=clean(attachment.name),
+            filename=_header(attachment.name),
             params={"charset": "utf-8"},
         )
     return message
@@ -176,7 +180,8 @@ class SmtpSender:
 
     ``smtp://[user:password@]host[:587]`` upgrades with STARTTLS and refuses to go on without it;
     ``smtps://[user:password@]host[:465]`` speaks TLS from the start. Certificates are verified. Only a server that
-    needs no password may be spoken to in clear: ``smtp://host:25?tls=off``, for a relay on this machine.
+    needs no password may be spoken to in clear: ``smtp://host:25?tls=off``, for a relay on this machine. ``?ca=/path``
+    trusts one's own authority, a file of PEM certificates, in place of the public ones.
     """
 
     def __init__(self, url: str, *, context: ssl.SSLContext | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
@@ -192,12 +197,15 @@ class SmtpSender:
             raise UserError("AAE_EMAIL__SMTP_URL is not an address: its port or host is wrong.") from None
         if parts.scheme not in {"smtp", "smtps"} or not parts.hostname:
             raise UserError("AAE_EMAIL__SMTP_URL must look like smtp://user:password@host:587 or smtps://host.")
-        if parts.query not in {"", "tls=off"} or (parts.query and parts.scheme == "smtps"):
-            raise UserError("AAE_EMAIL__SMTP_URL: the only option is ?tls=off, with smtp://.")
-        if parts.query and parts.username:
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        in_clear = options == {"tls": "off"} and parts.scheme == "smtp"
+        if options and not in_clear and set(options) != {"ca"}:
+            raise UserError("AAE_EMAIL__SMTP_URL: the only options are ?ca=/path/to/ca.pem or, with smtp://, tls=off.")
+        if in_clear and parts.username:
             raise UserError("AAE_EMAIL__SMTP_URL: a password may not travel in clear; remove ?tls=off.")
         self._implicit = parts.scheme == "smtps"
-        self._starttls = not self._implicit and not parts.query
+        self._starttls = not self._implicit and not in_clear
+        self._ca_file = options.get("ca")
         self._host = parts.hostname
         self._port = port or (465 if self._implicit else 587)
         self._user, self._password = unquote(parts.username or ""), unquote(parts.password or "")
@@ -243,7 +251,7 @@ class SmtpSender:
         where = f"{self._host}:{self._port}"
         server: smtplib.SMTP | None = None
         try:
-            context = self._context or ssl.create_default_context()
+            context = self._context or _trusting(self._ca_file)
             # A given local name spares a DNS look-up that may take half a minute.
             if self._implicit:
                 server = smtplib.SMTP_SSL(
@@ -255,9 +263,9 @@ class SmtpSender:
                 server.starttls(context=context)
             if self._user:
                 server.login(self._user, self._password)
-        except ssl.SSLCertVerificationError:
+        except ssl.SSLError as error:
             _close(server)
-            raise UserError(f"The certificate of the mail server {where} cannot be verified.") from None
+            raise UserError(f"The mail server {where} cannot be trusted: {tls.trouble(error)}.") from None
         except smtplib.SMTPNotSupportedError:
             _close(server)
             lacking = "STARTTLS" if self._starttls else "logging in"
@@ -287,6 +295,13 @@ class SmtpSender:
                 server.close()
 
 
+def _trusting(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError:  # ssl's own errors are such, too
+        raise UserError("The file that ?ca= in AAE_EMAIL__SMTP_URL names holds no PEM certificates.") from None
+
+
 def _close(server: smtplib.SMTP | None) -> None:
     if server is not None:
         server.close()
@@ -299,10 +314,15 @@ def _refusal(code: int, reason: bytes | str) -> Retry | Skip:
     return Skip(told, code=str(code)) if code >= 500 else Retry(told, code=str(code))
 
 
+def _header(text: str, *, limit: int = 120) -> str:
+    """Text for a header. The standard library decodes encoded words in it, and a line break in one adds a header."""
+    return clean(text, limit=limit).replace("=?", "= ?")
+
+
 def _sender_address(value: str) -> Address:
     name, address = parseaddr(value)
     try:
-        return Address(display_name=clean(name) if name else "", addr_spec=address)
+        return Address(display_name=_header(name) if name else "", addr_spec=address)
     except (ValueError, MessageError, IndexError):
         raise UserError("AAE_EMAIL__SENDER is not an e-mail address.") from None
 
@@ -310,7 +330,7 @@ def _sender_address(value: str) -> Address:
 def _recipient_address(mail: Mail) -> Address:
     """The standard library parses the address; one with a line break or a comma in it is not one."""
     try:
-        found = Address(display_name=clean(mail.user_name), addr_spec=mail.address)
+        found = Address(display_name=_header(mail.user_name), addr_spec=mail.address)
     except (ValueError, MessageError, IndexError):
         raise Skip("The recipient's e-mail address is not valid.") from None
     if not found.username or not found.domain or not mail.address.isprintable():

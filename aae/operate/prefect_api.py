@@ -5,6 +5,7 @@ Importing Prefect takes seconds; a status question should not.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, Final, Self
 
 import httpx
 
+from aae import tls
 from aae.errors import Bug, Reauthorize, Retry, UserError
 from aae.settings import Settings
 
@@ -151,7 +153,8 @@ class WorkQueue:
 class PrefectApi:
     """Questions to one Prefect API, for instance ``http://127.0.0.1:4200/api``.
 
-    ``auth_string`` (``user:password``) and ``api_key`` are Prefect's own ways to log in. Every method may raise
+    ``auth_string`` (``user:password``) and ``api_key`` are Prefect's own ways to log in; ``ca_file`` (PEM) is trusted
+    in place of the public authorities. Every method may raise
     ``Retry`` (no answer), ``Reauthorize`` (not allowed in) or ``Bug`` (an answer that we do not understand).
     """
 
@@ -161,6 +164,7 @@ class PrefectApi:
         *,
         auth_string: str | None = None,
         api_key: str | None = None,
+        ca_file: str | None = None,
         timeout: float = 10,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -175,7 +179,7 @@ class PrefectApi:
             timeout=timeout,
             transport=transport,
             # Certificates take a third of a second to load, and are for TLS only.
-            verify=not self.url.startswith("http://"),
+            verify=_trusting(ca_file) if ca_file else not self.url.startswith("http://"),
             # A loopback server is never behind a proxy; another may be.
             trust_env=not self.url.startswith(("http://127.0.0.1", "http://localhost")),
         )
@@ -452,6 +456,9 @@ class PrefectApi:
             try:
                 response = self._client.request(method, path, json=body)
             except httpx.HTTPError as error:
+                reason = tls.trouble(error)
+                if reason is not None:
+                    raise Retry(f"Prefect's API at {self.url} cannot be trusted: {reason}.") from None
                 raise Retry(f"Prefect's API at {self.url} does not answer ({type(error).__name__}).") from None
             # 503: its database was busy, nothing happened. On SQLite that is everyday life.
             if response.status_code not in {429, 503} or pause is None:
@@ -486,7 +493,15 @@ def open_api(settings: Settings, *, timeout: float = 10) -> PrefectApi:
         auth_string=settings.prefect_api_auth_string.get_secret_value() or None,
         api_key=settings.prefect_api_key.get_secret_value() or None,
         timeout=timeout,
+        ca_file=settings.prefect_api_ssl_cert_file or None,
     )
+
+
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError:  # ssl's own errors are such, too
+        raise UserError("The file that PREFECT_API_SSL_CERT_FILE names holds no certificates in PEM format.") from None
 
 
 def _deployment(name: str, found: Mapping[str, Any]) -> Deployment:

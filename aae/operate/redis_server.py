@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import urlsplit
 
+from aae import tls
 from aae.errors import UserError
 
 _SECONDS: Final = 3
@@ -33,6 +34,10 @@ def dial(url: str, variable: str) -> str:
             raise UserError(f"The Redis at {where} has no database of that number: correct {variable}.") from None
         raise UserError(f"The Redis at {where} does not let us in ({type(error).__name__}): see {variable}.") from None
     except (RedisError, OSError, ValueError) as error:
+        if (reason := tls.trouble(error)) is not None:
+            raise UserError(
+                f"The Redis at {where} cannot be trusted: {reason}. See ssl_ca_certs in {variable}."
+            ) from None
         kind = type(error).__name__
         raise UserError(f"No Redis answers at {where} ({kind}): start it or correct {variable}.") from None
     return f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info.get('redis_version')}"

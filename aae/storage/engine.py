@@ -16,10 +16,11 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from aae import tls
 from aae.errors import UserError
 
 # Alembic takes as long to import as SQLAlchemy, and only migrations need it.
@@ -44,7 +45,11 @@ _MYSQL_REMEDIES: Final = {
     1698: "The database on {where} refused the user {user!r}: it may not log in with a password; use another user.",
     2002: "No database answers at {where}: start it or correct AAE_DATABASE_URL.",
     2003: "No database answers at {where}: start it or correct AAE_DATABASE_URL.",
+    2026: "The database on {where} does not offer TLS, which AAE_DATABASE_URL asks for.",
+    3159: "The database on {where} takes TLS only: add ?ssl_ca=/path/to/ca.pem to AAE_DATABASE_URL.",
 }
+_DENIED: Final = frozenset({1044, 1142, 1143, 1227})
+"""A statement lacks a right: on the database, a table, a column, the server."""
 
 
 def connect(url: str, *, timeout: int = 120) -> Engine:
@@ -211,7 +216,7 @@ def absent_file(engine: Engine) -> Path | None:
 
 
 def _connect_mysql(url: str, timeout: int) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         isolation_level="READ COMMITTED",
         pool_pre_ping=True,
@@ -228,6 +233,17 @@ def _connect_mysql(url: str, timeout: int) -> Engine:
             "init_command": _MYSQL_SESSION,
         },
     )
+    event.listen(engine, "handle_error", _tell_denial)
+    return engine
+
+
+def _tell_denial(context: ExceptionContext) -> None:
+    """A right that the user lacks is for a person to give; waiting or trying again does not help."""
+    number, *said = getattr(context.original_exception, "args", ()) or (0,)
+    if number in _DENIED and context.statement is not None:
+        # "INSERT command denied to user 'aae_read'@'localhost' for table `aae`.`users`": no value is in it.
+        words = " ".join(map(str, said))
+        raise UserError(f"The database says: {words}. Use the user that is for this, or see aae db grants.") from None
 
 
 def _to_json(value: Any) -> str:
@@ -240,6 +256,10 @@ def _remedy(engine: Engine, error: Exception) -> str:
     if url.get_backend_name() == "sqlite":
         return f"The database file {url.database} cannot be used: check that its folder is writable and it is SQLite's."
     where = f"{url.host or 'localhost'}:{url.port or 3306}"
+    if (reason := tls.trouble(error)) is not None:
+        return f"The database on {where} cannot be trusted: {reason}. See ssl_ca in AAE_DATABASE_URL."
+    if isinstance(error, FileNotFoundError):
+        return "The certificate file that AAE_DATABASE_URL names (ssl_ca, ssl_cert or ssl_key) does not exist."
     arguments = error.orig.args if isinstance(error, DBAPIError) and error.orig else ()
     number = arguments[0] if arguments and isinstance(arguments[0], int) else 0
     remedy = _MYSQL_REMEDIES.get(number, "The database on {where} cannot be used (error {number}): see its log.")

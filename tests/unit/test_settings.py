@@ -139,6 +139,7 @@ class TestExample:
             "PREFECT_API_URL",
             "PREFECT_API_AUTH_STRING",
             "PREFECT_API_KEY",
+            "PREFECT_API_SSL_CERT_FILE",
         }
 
     def test_uncommented_a_shell_and_we_read_the_same(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""What anybody on the network could read or do is found; what stays on this machine is not complained of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from aae.operate import exposure
+from aae.settings import EmailSettings, MetaSettings, Settings
+
+
+def found(**given: Any) -> list[str]:
+    exposures = exposure.in_the_settings(Settings(**given))
+    assert "hunter2" not in repr(exposures)
+    return [f"{each.what}: {each.remedy}" for each in exposures]
+
+
+def test_the_defaults_expose_nothing() -> None:
+    assert found() == []
+
+
+DB = "mysql+pymysql://aae:hunter2@db.example.com/aae"
+REDIS = "rediss://:hunter2@redis.example.com/0"
+SAFE: list[dict[str, Any]] = [
+    {"database_url": "mysql+pymysql://aae:hunter2@127.0.0.1/aae"},
+    {"database_url": f"{DB}?ssl_ca=/ca.pem"},
+    {"database_url": f"{DB}?unix_socket=/run/mysqld.sock"},
+    {"redis_url": "redis://localhost:6379/0"},
+    {"redis_url": "unix:///run/redis.sock"},
+    {"redis_url": REDIS, "results_url": f"{REDIS}?ssl_ca_certs=/ca.pem"},
+    {"email": EmailSettings(smtp_url=SecretStr("smtp://u:hunter2@mail.example.com"))},
+    {"email": EmailSettings(smtp_url=SecretStr("smtp://localhost:25?tls=off"))},
+    {"PREFECT_API_URL": "https://prefect.example.com/api"},
+    {"PREFECT_API_URL": "http://127.0.0.1:4200/api"},
+]
+EXPOSED: list[tuple[dict[str, Any], str]] = [
+    ({"database_url": DB}, "ssl_ca"),
+    ({"database_url": f"{DB}?ssl_ca=/ca.pem&ssl_check_hostname=false"}, "ssl_ca"),
+    ({"redis_url": "redis://:hunter2@10.0.0.5/0"}, "rediss:// in AAE_REDIS_URL"),
+    ({"redis_url": f"{REDIS}?ssl_cert_reqs=none"}, "rediss:// in AAE_REDIS_URL"),
+    ({"redis_url": f"{REDIS}?ssl_check_hostname=False"}, "rediss:// in AAE_REDIS_URL"),
+    ({"redis_url": "rediss://10.0.0.5/0"}, "no password"),
+    ({"redis_url": REDIS, "results_url": "redis://:hunter2@10.0.0.5/1"}, "AAE_RESULTS_URL"),
+    ({"email": EmailSettings(smtp_url=SecretStr("smtp://mail.example.com:25?tls=off"))}, "tls=off"),
+    ({"PREFECT_API_URL": "http://prefect.example.com/api"}, "https in PREFECT_API_URL"),
+    ({"meta": MetaSettings(base_url="http://meta.example.com")}, "https in AAE_META__BASE_URL"),
+    ({"public_url": "http://app.example.com"}, "https in AAE_PUBLIC_URL"),
+]
+
+
+@pytest.mark.parametrize("given", SAFE)
+def test_what_is_safe_is_not_complained_of(given: dict[str, Any]) -> None:
+    assert found(**given) == []
+
+
+@pytest.mark.parametrize(("given", "remedy"), EXPOSED)
+def test_what_is_exposed_is_told_once_with_its_remedy(given: dict[str, Any], remedy: str) -> None:
+    (told,) = found(**given)
+    assert remedy in told
+
+
+def test_an_open_api_beyond_this_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(exposure, "lets_anybody_in", lambda url, ca: not asked.append(url))
+    assert exposure.on_the_api(Settings(PREFECT_API_URL="http://127.0.0.1:4200/api")) == []
+    (told,) = exposure.on_the_api(Settings(PREFECT_API_URL="https://prefect.example.com/api"))
+    assert "PREFECT_SERVER_API_AUTH_STRING" in told.remedy
+    assert asked == ["https://prefect.example.com/api"]
