@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from aae.cli import common, jobs, local, operate, stores
+from aae.cli import common, deploy, jobs, local, operate, stores
 from aae.errors import AaeError, UserError
 from aae.local.steps import shown
 
@@ -35,6 +35,7 @@ app.add_typer(stores.keys_app, name="keys")
 app.add_typer(stores.db_app, name="db")
 app.add_typer(jobs.app)
 app.add_typer(operate.app)
+app.add_typer(deploy.app)
 
 
 def main() -> None:

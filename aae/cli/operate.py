@@ -31,6 +31,7 @@ def watch() -> None:
     import threading  # noqa: PLC0415
 
     from aae.local.stack import POOL  # noqa: PLC0415
+    from aae.operate.alerts import Alerts  # noqa: PLC0415
     from aae.operate.recovery import Watch, keep_delivering, keep_watch  # noqa: PLC0415
     from aae.storage.engine import connect  # noqa: PLC0415
 
@@ -45,7 +46,10 @@ def watch() -> None:
     common.out.print(f"watching the work pool {POOL}")
     with common.prefect(settings) as api:
         keep_watch(
-            Watch(engine, api, settings.recovery, POOL), settings.recovery.watch_seconds, stop, say=common.out.print
+            Watch(engine, api, settings.recovery, POOL, alerts=Alerts(engine, api, settings, POOL)),
+            settings.recovery.watch_seconds,
+            stop,
+            say=common.out.print,
         )
 
 
