@@ -174,7 +174,7 @@ def _bring_up(
         _command(stack, "setup", [sys.executable, "-m", "deployments.setup"])
     with steps.step("Deploy the flows and start a worker") as step:
         stack.start_worker()
-        _command(stack, "deploy", [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"])
+        _command(stack, "deploy", [sys.executable, "-m", "deployments.apply"])
         _set_schedules(stack, active=schedules)
         stack.wait("worker", "watch")
         step.note = f"{len(JOBS)} deployments"
@@ -274,7 +274,7 @@ def _set_schedules(stack: Stack, *, active: bool) -> None:
     for name, _ in JOBS:
         deployment = api.deployment(name)
         if deployment is None:
-            raise StepFailed(f"The deployment {name} is missing after `prefect deploy --all`: check prefect.yaml.")
+            raise StepFailed(f"The deployment {name} is missing after the deploy: check prefect.yaml.")
         if deployment.paused == active:
             api.set_paused(deployment.id, paused=not active)
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 from uuid import NAMESPACE_URL, uuid5
 
 from sqlalchemy import Engine
@@ -32,6 +32,8 @@ from aae.storage.engine import reading
 log = logging.getLogger(__name__)
 
 Kind = Literal["lost-run", "stuck-run", "late-run", "failed-run", "stale-data", "no-worker", "silent-watch"]
+
+ALERT_KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 FIRST: Final[dict[Kind, str]] = {
     "lost-run": "Nothing if it happened once: the run goes on by itself. Else: prefect flow-run logs {run}",

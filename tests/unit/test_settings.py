@@ -122,13 +122,23 @@ def test_after_the_last_database_the_results_need_a_word(monkeypatch: pytest.Mon
 class TestExample:
     def test_every_setting_is_in_it_and_nothing_else(self) -> None:
         listed = {line.partition("=")[0] for line in UNCOMMENTED}
-        groups = {"AAE_META", "AAE_TIKTOK", "AAE_GOOGLE", "AAE_LIMITS", "AAE_RECOVERY", "AAE_FETCH", "AAE_EMAIL"}
+        groups = {
+            "AAE_META",
+            "AAE_TIKTOK",
+            "AAE_GOOGLE",
+            "AAE_LIMITS",
+            "AAE_RECOVERY",
+            "AAE_FETCH",
+            "AAE_EMAIL",
+            "AAE_ALERTS",
+        }
         own = {name for name, _ in settings._names(Settings)} - groups
         assert listed == own | {
             "AAE_PROJECT_DIR",
             "PREFECT_API_URL",
             "PREFECT_API_AUTH_STRING",
             "PREFECT_API_KEY",
+            "PREFECT_UI_URL",
         }
 
     def test_uncommented_a_shell_and_we_read_the_same(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
