@@ -209,7 +209,7 @@ def test_each_cause_is_told_once_on_every_channel_with_a_link_and_what_to_do(ben
         bench.api.set_state(each, "COMPLETED", "Completed", "")
     with tables.begin() as connection:
         user = connection.execute(
-            insert(users).values(email="a@aae.example", name="A", created_at=now, updated_at=now)
+            insert(users).values(email="a@aae.example", name="A", created_at=now)
         ).inserted_primary_key
         assert user is not None
         connection.execute(insert(ad_accounts).values(**an_account(user[0], now - timedelta(hours=20))))
