@@ -127,6 +127,11 @@ def _smtp_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _secret_http_url(value: SecretStr) -> SecretStr:
+    _optional_http_url(value.get_secret_value())
+    return value
+
+
 def _one_line(value: str) -> str:
     if not value.isprintable() or "@" not in value:
         raise ValueError("must be an address on one line, like AAE Reports <reports@aae.example>")
@@ -314,6 +319,22 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class AlertSettings(Part):
+    """Where operators are told of trouble with the jobs themselves, and when (``aae deploy``, ``aae watch``)."""
+
+    webhook_url: Annotated[SecretStr, AfterValidator(_secret_http_url)] = Field(
+        SecretStr(""), description="Gets each alert as a JSON object by POST"
+    )
+    apprise_urls: SecretStr = Field(
+        SecretStr(""), description="Apprise URLs, separated by spaces: Slack, Teams, PagerDuty, ..."
+    )
+    email_to: str = Field("", description="E-mail addresses, separated by commas; sent through email.smtp_url")
+    late_seconds: float = Field(600, gt=0, description="A run that nobody has started this long after it was due")
+    stuck_seconds: float = Field(18_000, gt=0, description="A run that has been at work for this long")
+    no_worker_seconds: float = Field(300, ge=0, description="No worker for this long")
+    stale_hours: float = Field(13, gt=0, description="An account that has had no fresh data for this long")
+
+
 class Settings(BaseSettings):
     """All settings. Secrets are ``SecretStr``: they print as stars."""
 
@@ -368,8 +389,12 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     email: EmailSettings = EmailSettings()
     metrics: MetricsSettings = MetricsSettings()
+    alerts: AlertSettings = AlertSettings()
     prefect_api_url: Annotated[str, AfterValidator(_optional_http_url)] = Field(
         "", validation_alias="PREFECT_API_URL", description="Prefect's own variable: where its API lives"
+    )
+    prefect_ui_url: Annotated[str, AfterValidator(_optional_http_url)] = Field(
+        "", validation_alias="PREFECT_UI_URL", description="Prefect's own: its pages, for links in alerts"
     )
     prefect_api_auth_string: SecretStr = Field(
         SecretStr(""), validation_alias="PREFECT_API_AUTH_STRING", description="Prefect's own: user:password"
@@ -407,6 +432,11 @@ class Settings(BaseSettings):
     def resolved_key_file(self) -> Path:
         """Where the key is that is made when none is set."""
         return self.key_file or self.state_dir / "encryption.key"
+
+    @property
+    def resolved_ui_url(self) -> str:
+        """Prefect's pages: as set, or beside its API."""
+        return self.prefect_ui_url or self.prefect_api_url.removesuffix("/api")
 
     @property
     def outbox_dir(self) -> Path:

@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from aae import logs
-from aae.cli import celery, common, jobs, local, metrics, operate, retention, stores
+from aae.cli import celery, common, deploy, jobs, local, metrics, operate, retention, stores
 from aae.errors import AaeError, UserError
 from aae.local.steps import shown
 
@@ -41,6 +41,7 @@ app.add_typer(operate.app)
 app.add_typer(celery.app)
 app.add_typer(metrics.app)
 app.add_typer(retention.app)
+app.add_typer(deploy.app)
 
 
 def main() -> None:

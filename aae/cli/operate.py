@@ -82,6 +82,7 @@ def watch() -> None:
 
     from aae.cli.metrics import serve_metrics  # noqa: PLC0415
     from aae.local.stack import POOL  # noqa: PLC0415
+    from aae.operate.alerts import Alerts  # noqa: PLC0415
     from aae.operate.recovery import Watch, keep_delivering, keep_watch  # noqa: PLC0415
     from aae.storage.engine import connect  # noqa: PLC0415
 
@@ -97,7 +98,7 @@ def watch() -> None:
     looked = serve_metrics(settings, stop) if settings.metrics.listen else None
     with common.prefect(settings) as api:
         keep_watch(
-            Watch(engine, api, settings.recovery, POOL),
+            Watch(engine, api, settings.recovery, POOL, alerts=Alerts(engine, api, settings, POOL)),
             settings.recovery.watch_seconds,
             stop,
             say=logs.announce,

@@ -273,7 +273,7 @@ def _spoken(command: Sequence[str]) -> str:
 
 
 def _deploy(stack: Stack) -> None:
-    _command(stack, "deploy", [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"])
+    _command(stack, "deploy", [sys.executable, "-m", "deployments.apply"])
 
 
 def _set_schedules(stack: Stack, *, active: bool) -> None:
@@ -282,7 +282,7 @@ def _set_schedules(stack: Stack, *, active: bool) -> None:
     for name, _ in JOBS:
         deployment = api.deployment(name)
         if deployment is None:
-            raise StepFailed(f"The deployment {name} is missing after `prefect deploy --all`: check prefect.yaml.")
+            raise StepFailed(f"The deployment {name} is missing after the deploy: check prefect.yaml.")
         if deployment.paused == active:
             api.set_paused(deployment.id, paused=not active)
 

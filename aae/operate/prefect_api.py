@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self
+from uuid import uuid4
 
 import httpx
 
@@ -396,6 +397,27 @@ class PrefectApi:
     def set_paused(self, deployment_id: str, *, paused: bool) -> None:
         """Stop or resume a deployment's schedules."""
         self._ask("POST", f"deployments/{deployment_id}/{'pause_deployment' if paused else 'resume_deployment'}")
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """Any question of the API's own; None where there is no such thing (404) or nothing is said (204)."""
+        return self._find(method, path, body)
+
+    def emit_event(
+        self,
+        name: str,
+        resource: Mapping[str, str],
+        payload: Mapping[str, Any],
+        *,
+        at: datetime,
+        event_id: str | None = None,
+    ) -> None:
+        """Record an event about ``resource`` (its labels), to which automations may react."""
+        event = {"occurred": at.isoformat(), "event": name, "resource": dict(resource), "payload": dict(payload)}
+        self._find("POST", "events", [event | {"id": event_id or str(uuid4())}])
+
+    def has_event(self, event_id: str) -> bool:
+        """Whether the server keeps an event of this id."""
+        return bool(self._ask("POST", "events/filter", {"filter": {"id": {"id": [event_id]}}, "limit": 1})["events"])
 
     def progress(self, run_id: str) -> Progress:
         """How far a run has come."""

@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from aae.errors import AaeError
 from aae.notify.outbox import deliver_pending
+from aae.operate.alerts import Alert, Alerts
 from aae.operate.prefect_api import Deployment, FlowRun, PrefectApi
 from aae.operate.processes import is_alive, this_process
 from aae.operate.schedule import last_due
@@ -145,8 +146,10 @@ class Watch:
         settings: RecoverySettings,
         pool: str,
         *,
+        alerts: Alerts | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._alerts = alerts
         self._engine = engine
         self._api = api
         self._settings = settings
@@ -177,6 +180,8 @@ class Watch:
                 if self._monotonic() >= self._thin_out_at:
                     self._thin_out(now)
                     self._thin_out_at = self._monotonic() + _THIN_OUT_SECONDS
+                if self._alerts:
+                    self._alerts.look(now, runs)
             done = True
             return leads
         finally:
@@ -280,7 +285,20 @@ class Watch:
             # Due when it always was: no clock has to agree with the server's.
             self._api.set_state(run.id, "SCHEDULED", AGAIN, told, scheduled_for=run.scheduled_for or now)
             log.warning("%s is run again. %s", run.name, told)
+            self._alert(run, tries, told, now)
         self._api.add_log(run.id, told, at=now)
+
+    def _alert(self, run: FlowRun, tries: Sequence[Attempt], told: str, now: datetime) -> None:
+        """Tell the operators, once for each run; of what was handed over on purpose they know."""
+        if self._alerts is None or (tries and tries[-1].outcome == "handed_over"):
+            return
+        if tries:
+            self._alerts.tell(
+                Alert("lost-run", run.id, f"The run {run.name} was lost and is run again", told, run), now
+            )
+        else:
+            title = f"The run {run.name} was stuck before it began and is run again"
+            self._alerts.tell(Alert("stuck-run", run.id, title, told, run), now)
 
     def _thin_out(self, now: datetime) -> None:
         """Keep only the newest late run of each deployment; make the one that is owed and not there."""

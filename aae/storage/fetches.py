@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select
 
-from aae.model import Granularity, Platform, Slice, Totals
+from aae.model import AccountStatus, Granularity, Platform, Slice, Totals
 from aae.storage.bulk import fit, new_id
 from aae.storage.schema import ad_accounts, fetches
 
@@ -152,6 +152,22 @@ def stored_windows(
         .order_by(fetches.c.finished_at)
     )
     return [StoredWindow(**row._mapping) for row in rows]
+
+
+def freshness(connection: Connection) -> list[tuple[str, datetime]]:
+    """Each active account (``platform:id``), and when data of it was stored last, or else when it was connected."""
+    stored = (
+        select(fetches.c.account_id, func.max(fetches.c.finished_at).label("at"))
+        .where(fetches.c.outcome == "stored")
+        .group_by(fetches.c.account_id)
+        .subquery()
+    )
+    rows = connection.execute(
+        select(ad_accounts.c.platform, ad_accounts.c.external_id, ad_accounts.c.created_at, stored.c.at)
+        .outerjoin(stored, stored.c.account_id == ad_accounts.c.id)
+        .where(ad_accounts.c.status == AccountStatus.ACTIVE)
+    )
+    return [(f"{Platform(row.platform).value}:{row.external_id}", row.at or row.created_at) for row in rows]
 
 
 def drift_on(connection: Connection, account_id: int, day: date) -> float | None:

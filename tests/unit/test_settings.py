@@ -132,6 +132,7 @@ class TestExample:
             "AAE_EMAIL",
             "AAE_RETENTION",
             "AAE_METRICS",
+            "AAE_ALERTS",
         }
         own = {name for name, _ in settings._names(Settings)} - groups
         assert listed == own | {
@@ -140,6 +141,7 @@ class TestExample:
             "PREFECT_API_AUTH_STRING",
             "PREFECT_API_KEY",
             "PREFECT_API_SSL_CERT_FILE",
+            "PREFECT_UI_URL",
         }
 
     def test_uncommented_a_shell_and_we_read_the_same(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

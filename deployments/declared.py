@@ -1,0 +1,156 @@
+"""What the Prefect server holds besides the deployments of ``prefect.yaml``: ``aae deploy`` makes it so.
+
+Whatever is removed here goes away there. Ours are: the work pool ``aae`` with its queues, deployments tagged ``aae``,
+automations, blocks and limits by the prefixes below. Nothing else is touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.utils import parseaddr
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+from aae.errors import UserError
+from aae.operate.alerts import BEAT, FIRST, SILENT_SECONDS, Kind, event_name, runbook
+from aae.settings import Settings
+
+TAG: Final = "aae"
+AUTOMATION_PREFIX: Final = "aae: "
+LIMIT_PREFIX: Final = "aae-"
+CHANNEL_PREFIX: Final = "aae-alerts-"
+
+POOL_LIMIT: Final = 16
+"""Processes of runs at once. The jobs need four; a flood of runs made by hand gets no further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue of the work pool: the lower its ``priority``, the sooner its runs; as many at once as ``limit``."""
+
+    name: str
+    priority: int
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A global concurrency limit; ``name`` begins with LIMIT_PREFIX."""
+
+    name: str
+    limit: int
+
+
+QUEUES: Final[tuple[Queue, ...]] = (Queue("default", priority=1),)
+LIMITS: Final[tuple[Limit, ...]] = ()
+
+ALERTS: Final[dict[Kind, str]] = {
+    "lost-run": "A run was lost and is run again",
+    "stuck-run": "A run does not begin or does not end",
+    "late-run": "A run was due and has not been started",
+    "failed-run": "A run has failed for good",
+    "stale-data": "No fresh data for hours",
+    "no-worker": "No worker serves the work pool",
+    "silent-watch": "The watch says nothing any more",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A way to the operators: a block of Prefect's, by its type's slug."""
+
+    name: str
+    block_type: str
+    data: dict[str, Any]
+
+
+def channels(settings: Settings) -> list[Channel]:
+    """Every channel that the settings name.
+
+    Raises:
+        UserError: one cannot be used; the message holds no address.
+    """
+    found = []
+    webhook = settings.alerts.webhook_url.get_secret_value()
+    if webhook:
+        headers = {"Content-Type": "application/json"}
+        found.append(Channel(f"{CHANNEL_PREFIX}webhook", "webhook", {"url": webhook, "headers": headers}))
+    urls = settings.alerts.apprise_urls.get_secret_value().split()
+    for place, url in enumerate(urls, 1):
+        _require_apprise(url, f"AAE_ALERTS__APPRISE_URLS: the address number {place}")
+        found.append(Channel(f"{CHANNEL_PREFIX}apprise-{place}", "slack-webhook", {"url": url}))
+    if settings.alerts.email_to:
+        url = email_url(settings)
+        _require_apprise(url, "AAE_ALERTS__EMAIL_TO")
+        found.append(Channel(f"{CHANNEL_PREFIX}email", "slack-webhook", {"url": url}))
+    return found
+
+
+def email_url(settings: Settings) -> str:
+    """Our SMTP server and the operators' addresses as Apprise writes them.
+
+    Raises:
+        UserError: there is no SMTP server, or an address is not one.
+    """
+    smtp = settings.email.smtp_url.get_secret_value()
+    if not smtp:
+        raise UserError("AAE_ALERTS__EMAIL_TO needs a mail server: set AAE_EMAIL__SMTP_URL.")
+    to = [each.strip() for each in settings.alerts.email_to.split(",") if each.strip()]
+    if not to or any(parseaddr(each)[1] != each or "@" not in each for each in to):
+        raise UserError("AAE_ALERTS__EMAIL_TO must be e-mail addresses, separated by commas.")
+    parts = urlsplit(smtp)
+    clear = parts.query == "tls=off"
+    mode = "insecure" if clear else "ssl" if parts.scheme == "smtps" else "starttls"
+    port = parts.port or (25 if clear else 465 if mode == "ssl" else 587)
+    # Both come %-encoded from the one URL and go %-encoded into the other.
+    user = f"{parts.username}:{parts.password or ''}@" if parts.username else ""
+    name, address = parseaddr(settings.email.sender)
+    query = {"smtp": parts.hostname, "mode": mode, "from": address, "name": name or "AAE", "to": ",".join(to)}
+    return f"{'mailto' if clear else 'mailtos'}://{user}{parts.hostname}:{port}?{urlencode(query, quote_via=quote)}"
+
+
+def _require_apprise(url: str, what: str) -> None:
+    from apprise import Apprise  # noqa: PLC0415 - takes half a second
+
+    if Apprise.instantiate(url) is None:
+        raise UserError(f"{what} is not a URL that Apprise knows.")
+
+
+def automation(kind: Kind, actions: list[dict[str, Any]]) -> dict[str, Any]:
+    """The automation of this alert as the API takes it; ``actions`` by :func:`action`."""
+    trigger: dict[str, Any] = {
+        "type": "event",
+        "match": {},
+        "match_related": {},
+        "after": [],
+        "expect": [event_name(kind)],
+        "for_each": ["prefect.resource.id"],
+        "posture": "Reactive",
+        "threshold": 1,
+        "within": 0,
+    }
+    if kind == "silent-watch":
+        # The one that the watch cannot tell by itself.
+        silence = {"after": [BEAT], "expect": [BEAT], "posture": "Proactive", "within": SILENT_SECONDS}
+        trigger |= silence
+    return {
+        "name": f"{AUTOMATION_PREFIX}{kind}",
+        "description": f"{ALERTS[kind]}. See {runbook(kind)}; declared by aae deploy.",
+        "enabled": True,
+        "trigger": trigger,
+        "actions": actions or [{"type": "do-nothing"}],
+    }
+
+
+def action(kind: Kind, block_type: str, block_id: str) -> dict[str, Any]:
+    """What carries the alert to one channel."""
+    if kind == "silent-watch":
+        text = f"Lost runs are not run again and nothing else is noticed.\nFirst: {FIRST[kind]}\nMore: {runbook(kind)}"
+        title = f"AAE: {ALERTS[kind]}"
+        payload = f'{{"alert": "{kind}", "title": "{title}", "first": "{FIRST[kind]}", "runbook": "{runbook(kind)}"}}'
+    else:
+        title, text = "{{ event.payload.title }}", "{{ event.payload.text }}"
+        payload = "{{ event.payload | tojson }}"
+    if block_type == "webhook":
+        return {"type": "call-webhook", "block_document_id": block_id, "payload": payload}
+    return {"type": "send-notification", "block_document_id": block_id, "subject": title, "body": text}

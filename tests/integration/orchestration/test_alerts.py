@@ -1,0 +1,287 @@
+"""Deploy to a real Prefect server, make each cause happen, and hear the alert arrive, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from sqlalchemy import Engine, insert
+
+from aae.operate.alerts import ALERT_KINDS, Alerts, runbook
+from aae.operate.prefect_api import PrefectApi
+from aae.operate.recovery import Watch
+from aae.settings import RecoverySettings, Settings
+from aae.storage import engine as database
+from aae.storage.schema import ad_accounts, users
+from tests.servers import free_port
+
+ROOT = Path(__file__).parents[3]
+POOL = "aae"
+JOB = "fetch-ad-data/six-hourly"
+PATIENCE = 180
+
+
+class Listener:
+    """Hears what comes by HTTP and by SMTP."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, Any]] = []
+        self.mails: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.heard.append((self.path, json.loads(body)))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Quiet."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.smtp = Controller(self, hostname="127.0.0.1", port=free_port())
+        self.smtp.start()
+
+    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
+        self.mails.append(envelope.content.decode())
+        return "250 OK"
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+        self.smtp.stop()
+
+    def alerts(self, kind: str) -> list[Any]:
+        return [body for path, body in self.heard if path == "/hook" and body["alert"] == kind]
+
+
+def wait_for(what: Callable[[], Any], tries: Callable[[], object] = lambda: None) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        tries()
+        if found := what():
+            return found
+        time.sleep(0.5)
+    raise AssertionError("it did not come")
+
+
+class Bench:
+    """A server, deployed to, and what talks to it."""
+
+    def __init__(self, url: str, environment: dict[str, str], listener: Listener) -> None:
+        self.api = PrefectApi(url)
+        self.environment = environment
+        self.listener = listener
+
+    def deploy(self, *flags: str, **settings: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, "-m", "deployments.apply", "--json", *flags],
+            cwd=ROOT,
+            env={**self.environment, **settings},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def run(self) -> str:
+        found = self.api.deployment(JOB)
+        assert found is not None
+        return self.api.create_run(found.id, {}).id
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, _redis_server: str) -> Iterator[Bench]:
+    home = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    listener = Listener()
+    hook = f"127.0.0.1:{listener.http.server_address[1]}"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AAE_", "PREFECT_"))}
+    lines = (ROOT / "deployments" / "server.env").read_text().splitlines()
+    environment = {
+        **clean,
+        **dict(line.split("=", 1) for line in lines if line and not line.startswith("#")),
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": url,
+        "AAE_STATE_DIR": str(home),
+        "AAE_REDIS_URL": _redis_server,
+        "AAE_ALERTS__WEBHOOK_URL": f"http://{hook}/hook",
+        "AAE_ALERTS__APPRISE_URLS": f"json://{hook}/apprise",
+        "AAE_ALERTS__EMAIL_TO": "ops@aae.example",
+        "AAE_EMAIL__SMTP_URL": f"smtp://127.0.0.1:{listener.smtp.port}?tls=off",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            made = Bench(url, environment, listener)
+
+            def healthy() -> bool:
+                from aae.errors import AaeError
+
+                try:
+                    return made.api.health()
+                except AaeError:
+                    return False
+
+            with closing(made.api):
+                wait_for(healthy)
+                made.deploy()
+                yield made
+        finally:
+            os.killpg(server.pid, 15)
+            server.wait(60)
+            listener.close()
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = database.connect(f"sqlite:///{tmp_path_factory.mktemp('tables') / 'aae.db'}")
+    database.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def watch(bench: Bench, tables: Engine, **alerts: float) -> Callable[[], object]:
+    """A look of a watch that is started anew, with these limits; all others are out of reach."""
+    limits = {"late_seconds": 1e6, "stuck_seconds": 1e6, "no_worker_seconds": 1e6, "stale_hours": 1e5} | alerts
+    settings = Settings(PREFECT_API_URL=bench.api.url, alerts=limits, _env_file=None)  # type: ignore[call-arg,arg-type]
+    told = Alerts(tables, bench.api, settings, POOL)
+    quick = RecoverySettings(beat_seconds=1, lost_seconds=3, pending_seconds=1, settle_seconds=0)
+    return Watch(tables, bench.api, quick, POOL, alerts=told).look
+
+
+def worker(bench: Bench) -> None:
+    bench.api.call("POST", f"work_pools/{POOL}/workers/heartbeat", {"name": "w", "heartbeat_interval_seconds": 3600})
+
+
+def test_each_cause_is_told_once_on_every_channel_with_a_link_and_what_to_do(bench: Bench, tables: Engine) -> None:
+    now = datetime.now(UTC)
+
+    # Nobody serves the pool.
+    look = watch(bench, tables, no_worker_seconds=0)
+    wait_for(lambda: bench.listener.alerts("no-worker"), look)
+
+    # A worker comes; a run ends badly.
+    worker(bench)
+    failed = bench.run()
+    bench.api.set_state(failed, "FAILED", "Failed", "meta:1 owes <b>data</b> {{ 1 + 1 }}")
+    look = watch(bench, tables)
+    wait_for(lambda: bench.listener.alerts("failed-run"), look)
+
+    # A worker took a run and it never began; another one crashed after it had.
+    stuck, lost, long, late = (bench.run() for _ in range(4))
+    bench.api.set_state(stuck, "PENDING", "Pending", "")
+    wait_for(lambda: bench.listener.alerts("stuck-run"), look)
+    from aae.storage import attempts
+    from aae.storage.attempts import Process
+
+    with tables.begin() as connection:
+        token = attempts.take(connection, "fetch-ad-data", run_id=lost, process=Process("elsewhere", 1, 1))
+        assert token is not None
+        attempts.end(connection, token, "lost", reason="it fell silent")
+    bench.api.set_state(lost, "CRASHED", "Crashed", "exit code -9")
+    wait_for(lambda: bench.listener.alerts("lost-run"), look)
+
+    # One is late, for Prefect too.
+    bench.api.set_state(late, "SCHEDULED", "Late", "", scheduled_for=now - timedelta(hours=1))
+    wait_for(lambda: bench.listener.alerts("late-run"), watch(bench, tables, late_seconds=60))
+
+    # Data is old, and nothing that was told explains it.
+    for each in (failed, stuck, lost, long, late):
+        bench.api.set_state(each, "COMPLETED", "Completed", "")
+    with tables.begin() as connection:
+        user = connection.execute(
+            insert(users).values(email="a@aae.example", name="A", created_at=now)
+        ).inserted_primary_key
+        assert user is not None
+        connection.execute(insert(ad_accounts).values(**an_account(user[0], now - timedelta(hours=20))))
+    look = watch(bench, tables, stale_hours=13)
+    wait_for(lambda: bench.listener.alerts("stale-data"), look)
+
+    # Each once, and by every channel; a watch that starts anew tells nothing again.
+    for _ in range(2):
+        watch(bench, tables, stale_hours=13, no_worker_seconds=0)()
+    kinds = [one for one in ALERT_KINDS if one != "silent-watch"]
+    wait_for(lambda: len(bench.listener.mails) >= 6)
+    wait_for(lambda: len([path for path, _ in bench.listener.heard if path == "/apprise"]) >= 6)
+    time.sleep(3)
+    for kind in kinds:
+        (told,) = bench.listener.alerts(kind)
+        assert told["runbook"] == runbook(kind)
+        assert (ROOT / told["runbook"]).exists()
+        assert told["url"].startswith(bench.api.url.removesuffix("/api")), "a link into the UI"
+        assert told["first"] in told["text"]
+    (told,) = bench.listener.alerts("failed-run")
+    assert failed in told["url"]
+    assert "{{ 1 + 1 }}" in told["text"], "what is in a message is not rendered again"
+
+
+def an_account(user: int, at: datetime) -> dict[str, Any]:
+    required = [one for one in ad_accounts.columns if not one.nullable and one.default is None and not one.primary_key]
+    known: dict[str, Any] = {
+        "user_id": user,
+        "platform": "meta",
+        "external_id": "1",
+        "name": "one",
+        "status": "active",
+        "currency": "USD",
+        "timezone": "UTC",
+        "created_at": at,
+        "updated_at": at,
+    }
+    return known | {one.name: b"x" for one in required if one.name not in known and one.server_default is None}
+
+
+def test_deploying_again_changes_nothing_and_what_left_the_code_leaves_the_server(bench: Bench) -> None:
+    again = bench.deploy()
+    assert {one["action"] for one in again["changes"]} == {"keep"}
+    assert again["remarks"] == [], "the server runs with deployments/server.env"
+
+    found = bench.api.call("GET", f"deployments/name/{JOB}")
+    path = f"deployments/{found['id']}"
+    cron = {"schedule": {"cron": "5 5 * * *", "timezone": "UTC"}, "active": True, "slug": "old"}
+    bench.api.call("POST", f"{path}/schedules", [cron])
+    bench.api.call("PATCH", f"{path}/schedules/{found['schedules'][0]['id']}", {"active": False})
+    flow = {"flow_id": found["flow_id"], "work_pool_name": POOL}
+    bench.api.call("POST", "deployments/", flow | {"name": "gone", "tags": ["aae"]})
+    bench.api.call("POST", "deployments/", flow | {"name": "theirs", "tags": ["mine"]})
+    bench.api.call("POST", "v2/concurrency_limits/", {"name": "aae-old", "limit": 1})
+    bench.api.call("POST", "v2/concurrency_limits/", {"name": "theirs", "limit": 1})
+    bench.api.call("POST", f"work_pools/{POOL}/queues/", {"name": "old"})
+
+    expected = {
+        ("schedule", f"{JOB} old", "remove"),
+        ("deployment", "fetch-ad-data/gone", "remove"),
+        ("limit", "aae-old", "remove"),
+        ("queue", "old", "remove"),
+    }
+    for flags in (("--dry-run",), ()):
+        done = bench.deploy(*flags)
+        assert {(c["kind"], c["name"], c["action"]) for c in done["changes"] if c["action"] != "keep"} == expected
+        (paused,) = [one for one in done["changes"] if one["note"]]
+        assert paused["name"] == f"{JOB} six-hourly", "what a person paused stays paused, and is named"
+    assert bench.api.deployment("fetch-ad-data/theirs") is not None
+    assert bench.api.deployment("fetch-ad-data/gone") is None
+    done = bench.deploy("--unpause", AAE_ALERTS__EMAIL_TO="")
+    changed = {(c["kind"], c["name"], c["action"]) for c in done["changes"] if c["action"] != "keep"}
+    assert ("schedule", f"{JOB} six-hourly", "change") in changed
+    assert ("alert channel", "aae-alerts-email", "remove") in changed
+    assert ("automation", "aae: failed-run", "change") in changed
