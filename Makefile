@@ -45,6 +45,10 @@ test: $(VENV)/.dev ## Run every test
 		$(BIN)/python -m pytest tests/unit tests/integration; rest=$$?; \
 		wait $$e2e; ends=$$?; cat .e2e.log; exit $$((rest | ends))
 
+.PHONY: image
+image: $(VENV)/.dev ## Carry out the container image's steps in a clean root, without a container engine (minutes; as root)
+	@AAE_TEST_IMAGE=1 $(BIN)/python -m pytest tests/e2e/test_image.py
+
 ROUNDS ?= 20
 SEED   ?= 1
 
