@@ -142,7 +142,7 @@ def registered(as_json: common.AsJson = False) -> None:
             highlight=False,
         )
     else:
-        common.out.print("No job is deployed: run prefect --no-prompt deploy --all.")
+        common.out.print("No job is deployed: run aae deploy.")
 
 
 def _parameter(name: str, one: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -193,7 +193,7 @@ def stats(as_json: common.AsJson = False) -> None:
         }
         for one in found.jobs
     ]
-    _print_rows(rows, "No job is deployed: run prefect --no-prompt deploy --all.")
+    _print_rows(rows, "No job is deployed: run aae deploy.")
     if not found.all_counted:
         common.out.print(f"Only the newest {inspection.MOST_RUNS:,} runs are counted.", highlight=False)
 

@@ -49,7 +49,7 @@ def backfill(
     api, name = common.prefect(settings), "fetch-ad-data/six-hourly"
     deployment = api.deployment(name)
     if deployment is None:
-        raise UserError(f"{name} is not deployed at {api.url}: run prefect --no-prompt deploy --all.")
+        raise UserError(f"{name} is not deployed at {api.url}: run aae deploy.")
     parameters = {"since": f"{first}", "until": f"{last}", "accounts": [one.id for one in chosen]}
     with Steps(common.out).step(f"Fetch {first} to {last}") as step:
         run = follow(api, api.create_run(deployment.id, parameters).id, step)

@@ -146,7 +146,7 @@ def resume(api: PrefectApi, pool: str) -> list[FlowRun]:
 
 def _set_paused(api: PrefectApi, pool: str, *, paused: bool) -> None:
     if api.work_pool(pool) is None:
-        raise UserError(f"There is no work pool {pool!r} at {api.url}: run python -m deployments.setup.")
+        raise UserError(f"There is no work pool {pool!r} at {api.url}: run aae deploy.")
     api.set_pool_paused(pool, paused=paused)
 
 

@@ -170,7 +170,7 @@ def find_job(api: PrefectApi, job: str) -> Deployment:
 
     known = api.deployments(POOL)
     if not known:
-        raise UserError(f"No job is deployed at {api.url}: run prefect --no-prompt deploy --all.")
+        raise UserError(f"No job is deployed at {api.url}: run aae deploy.")
     wanted = job.strip().replace("_", "-").lower()
     exact = [one for one in known if one.name == job.strip()]
     # Celery's names of tasks are dotted: app.tasks.data_fetch.fetch_ad_data

@@ -87,7 +87,7 @@ def write(lines: Sequence[Line], project: Path, source: str) -> str:
     """The text of the file; ``source`` names what was imported."""
     head = [
         f"# Imported from {clean(source)} by `aae import-beat`. Apply it, as often as you like, with",
-        "# `prefect --no-prompt deploy --all`.",
+        "# `aae deploy`.",
         "",
         _head(project),
         "",

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from aae.errors import AaeError, UserError
+from aae.operate import exposure
 from aae.operate.doctor.findings import Check, attempt, failed, span
 from aae.operate.prefect_api import PrefectApi
 from aae.operate.redis_server import dial
@@ -60,10 +61,20 @@ def examine(
             "cache", lambda: _cache(settings.redis_url), "start the server that AAE_REDIS_URL names, or `aae up`"
         )
         yield attempt("clocks", lambda: _clocks(engine if usable else None, api, clock), "timedatectl set-ntp true")
+        yield from _exposures(settings)
 
     if engine is not None and not usable:
         engine.dispose()
     return (engine if usable else None), checks()
+
+
+def _exposures(settings: Settings) -> Iterator[Check]:
+    """What others on the network could read or do; one sentence where that is nothing."""
+    found = [*exposure.in_the_settings(settings), *exposure.on_the_api(settings)]
+    for one in found:
+        yield Check("exposure", False, f"{one.what}.", one.remedy)
+    if not found:
+        yield Check("exposure", True, "nothing goes beyond this machine in clear")
 
 
 def _state_dir(folder: Path) -> Check:

@@ -90,7 +90,7 @@ class _Answers:
             return _json({"ok": False, "error": f"Prefect: {prefect.error}"}, False)
         told = [_job(one) for one in prefect.value.jobs]
         well = bool(told) and all(one["ok"] for one in told)
-        error = None if told else "No job is deployed to the work pool: prefect --no-prompt deploy --all"
+        error = None if told else "No job is deployed to the work pool: aae deploy"
         return _json({"ok": well, "error": error, "jobs": told}, well)
 
     def worker(self, _request: Request) -> Response:
