@@ -90,7 +90,7 @@ def test_deploying_again_changes_nothing(product: Product) -> None:
 
     before = picture()
     assert len(before) == 4
-    done = product.run("prefect", "--no-prompt", "deploy", "--all")
+    done = product.run("aae", "deploy")
     assert done.returncode == 0, done.stdout + done.stderr
     assert picture() == before
 

@@ -374,9 +374,8 @@ class TestDoctor:
     ) -> None:
         before = connected("accounts", "list", "--json").out
         monkeypatch.setenv("AAE_ENCRYPTION_KEYS", "local:" + base64.b64encode(b"w" * 32).decode())
-        (found,) = [
-            one for one in json.loads(connected("doctor", "--json").out)["checks"] if one["check"] == "encryption key"
-        ]
+        groups = json.loads(connected("doctor", "--json").out)["groups"]
+        (found,) = [one for group in groups for one in group["checks"] if one["check"] == "encryption key"]
         assert found["ok"] is False
         assert found["detail"].startswith("The secret at ad_accounts:1:access_token does not open with the key 'local'")
         assert "AAE_ENCRYPTION_KEYS" in found["remedy"]
