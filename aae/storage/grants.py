@@ -43,21 +43,23 @@ _FACTS: Final = ("entities", "ad_metrics_daily", "ad_metrics_hourly", "daily_sum
 _LOGS: Final = ("token_refreshes", "metric_revisions", "fetches", "incident_events")
 _PLAIN: Final = dict.fromkeys((*_FACTS, *_LOGS, "incidents", "reports"), "SELECT")
 
-# A log is only ever added to: nobody, the jobs included, may change or delete what it says.
+# Nobody, the jobs included, may change what a log says; the jobs remove what is over its time. The log of refreshes is
+# written ahead: its row begins as a check that is under way and is then given its outcome.
 _JOBS: Final = MappingProxyType(
     {
         "users": "SELECT",
         "ad_accounts": "SELECT, UPDATE",
-        **dict.fromkeys(_LOGS, "SELECT, INSERT"),
+        **dict.fromkeys(_LOGS, "SELECT, INSERT, DELETE"),
+        "token_refreshes": "SELECT, INSERT, UPDATE, DELETE",
         "entities": "SELECT, INSERT, UPDATE",
         "ad_metrics_daily": "SELECT, INSERT, UPDATE, DELETE",
         "ad_metrics_hourly": "SELECT, INSERT, UPDATE, DELETE",
-        "daily_summary": "SELECT, INSERT, UPDATE",
-        "incidents": "SELECT, INSERT, UPDATE",
-        "reports": "SELECT, INSERT",
-        "notifications": "SELECT, INSERT, UPDATE",
-        "attempts": "SELECT, INSERT, UPDATE",
-        "attempt_beats": "SELECT, INSERT, UPDATE",
+        "daily_summary": "SELECT, INSERT, UPDATE, DELETE",
+        "incidents": "SELECT, INSERT, UPDATE, DELETE",
+        "reports": "SELECT, INSERT, DELETE",
+        "notifications": "SELECT, INSERT, UPDATE, DELETE",
+        "attempts": "SELECT, INSERT, UPDATE, DELETE",
+        "attempt_beats": "SELECT, INSERT, UPDATE, DELETE",
         _SCHEMA_VERSION: "SELECT",
     }
 )
