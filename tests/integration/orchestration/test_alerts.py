@@ -265,7 +265,7 @@ def test_deploying_again_changes_nothing_and_what_left_the_code_leaves_the_serve
     bench.api.call("POST", "deployments/", flow | {"name": "theirs", "tags": ["mine"]})
     bench.api.call("POST", "v2/concurrency_limits/", {"name": "aae-old", "limit": 1})
     bench.api.call("POST", "v2/concurrency_limits/", {"name": "theirs", "limit": 1})
-    bench.api.call("POST", f"work_pools/{POOL}/queues/", {"name": "old"})
+    bench.api.call("POST", f"work_pools/{POOL}/queues", {"name": "old"})
 
     expected = {
         ("schedule", f"{JOB} old", "remove"),
