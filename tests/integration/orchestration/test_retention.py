@@ -98,6 +98,8 @@ async def test_whatever_goes_wrong_with_it_the_check_is_done(product: Bench, mon
 def results(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
     """Where results are kept, here for half a minute."""
     monkeypatch.setattr(setup, "RESULT_TTL_SECONDS", 30)
+    # A block of its own: Prefect remembers for a whole process where a block leads.
+    monkeypatch.setattr(setup, "RESULT_BLOCK", "aae-results-for-half-a-minute")
     setup.save_result_block(redis_url)
     kept = {
         PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK: f"redis-database/{setup.RESULT_BLOCK}",
