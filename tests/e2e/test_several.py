@@ -23,7 +23,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from aae.errors import AaeError
+from aae.errors import AaeError, Retry
 from aae.local import demo
 from aae.operate.prefect_api import FlowRun, PrefectApi
 from aae.settings import Settings
@@ -37,7 +37,7 @@ from tests.servers import DIE_WITH_PARENT, connected, free_port
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.mysql,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     # The balancer's threads end with their connections, whenever that is.
     pytest.mark.filterwarnings("ignore:.*unclosed.*socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
@@ -178,9 +178,12 @@ def postgres(programs: Path) -> Iterator[str]:
             server.wait(30)
 
 
-def until(condition: Callable[[], object], seconds: float = 120) -> None:
+def until(condition: Callable[[], object], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():
+    while True:
+        with suppress(Retry):  # a server that is busy, or a replica that was just killed, is asked again
+            if condition():
+                return
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.1)
 
