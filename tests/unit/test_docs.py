@@ -33,7 +33,7 @@ def test_every_command_of_the_migration_page_is_understood(command: str) -> None
     if "--help" in words:
         return
     with here.make_context(command, words) as context:
-        assert not context.args
+        assert context.allow_extra_args or not context.args  # aae worker hands them on to Prefect
 
 
 def test_the_page_is_read_at_all() -> None:
