@@ -1,188 +1,27 @@
-"""The process of a flow run, around Prefect's own engine: ``python -m tasks.launch``, the command of the work pool.
+"""``python -m tasks.launch``, the command of the work pool: arms the last resort, then lets :mod:`tasks.process` run.
 
-Before Prefect is even imported, which takes seconds:
-
-- the process asks the kernel to end with its worker, so that none is left behind to work on unseen;
-- it takes the *attempt* at its job (:mod:`aae.storage.attempts`). If another run has the job, this one gets in line
-  again; if the same run is being worked on already (it was wrongly taken for lost), it leaves; if the schedule has
-  moved on (after downtime), it leaves the work to the newest run; if its worker is about to stop, to another worker.
-
-Then it says every few seconds that it is alive. Should somebody have declared the attempt over, the process ends itself
-at once, with exit code 0: the run belongs to another process now, and the worker must not call it crashed.
+Nothing may come before that. To load a job takes seconds; a process that hangs meanwhile is known to nobody, its run
+is given to another one, and it would stay. The timer needs no thread's turn, so it ends what keeps the interpreter too.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import runpy
-import select
-import signal
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
-
-from aae import logs
-from aae.errors import AaeError, UserError
-from aae.operate.leaving import is_leaving
-from aae.operate.prefect_api import PrefectApi, open_api
-from aae.operate.processes import is_alive, leave_no_core_dump, process, this_process
-from aae.operate.recovery import is_overtaken, skip
-from aae.settings import Settings, load
-from aae.storage import attempts
-from aae.storage.engine import connect, database_clock, require_current
-from aae.storage.transact import transact, transact_unfenced
 from tasks.watchdog import watchdog
 
-_PR_SET_PDEATHSIG = 1
-_BEAT_TIMEOUT_SECONDS = 5
-_SURELY = 5
-"""After this many times ``lost_seconds`` of silence nobody needs to look again whether the beats go on."""
+START_SECONDS = 120.0
+"""A start takes seconds; it may wait for the database and for Prefect's server half a minute each."""
 
 
-def main() -> None:
-    """Run the flow run that the worker has put into the environment."""
-    _end_with_parent()
-    leave_no_core_dump()
-    os.umask(0o077)  # reports and mails on disk are for us alone
-    run_id, job = os.environ["PREFECT__FLOW_RUN_ID"], os.environ["PREFECT__FLOW_NAME"]
-    settings = load()
-    _log_as(settings, run_id, job)
-    engine = connect(settings.resolved_database_url, timeout=_BEAT_TIMEOUT_SECONDS)
-    require_current(engine)
-    with open_api(settings) as api:
-        if is_leaving(settings.state_dir, process(os.getppid())):
-            _get_in_line_again(api, settings, run_id, "Its worker is about to stop; another one takes it.")
-            return
-        if _is_overtaken(api, run_id):
-            return
-        token = _take(engine, settings, job, run_id)
-        if token is None:
-            _get_in_line(engine, api, settings, job, run_id)
-            return
-    logs.bind(attempt=token)
-    with _alive(engine, settings, token):
-        sys.argv = ["prefect.engine"]
-        runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+def main(limit: float = START_SECONDS) -> None:
+    """Run the flow run that the worker has put into the environment; it must have begun within ``limit`` seconds."""
+    with ExitStack() as start:
+        start.enter_context(watchdog.guard(limit, "the start of the process"))
+        from tasks import process  # noqa: PLC0415 - only now: this is what takes time
 
-
-def _log_as(settings: Settings, run_id: str, job: str) -> None:
-    """Before Prefect sets up its own logs, which leaves those alone that are there."""
-    logs.bind(run_id=run_id, job=job)
-    if settings.log_level != "info":
-        os.environ["PREFECT_LOGGING_LEVEL"] = settings.log_level.upper()
-    logs.set_levels(settings)
-    if settings.log_format == "json":
-        logs.configure(settings, sys.stderr)
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # If it went before we could ask: nobody reads what we say.
-    said = select.poll()
-    said.register(sys.stdout.fileno(), select.POLLERR)
-    if any(event & select.POLLERR for _, event in said.poll(0)):
-        _leave("its worker has ended")
-
-
-def _is_overtaken(api: PrefectApi, run_id: str) -> bool:
-    """Whether a newer run of the schedule does this one's work; it is skipped then."""
-    try:
-        run = api.run(run_id)
-        newer = is_overtaken(api, run)
-        if newer is None:
-            return False
-        skip(api, run, newer)
-    except AaeError as error:
-        _say(f"the server could not be asked whether this run is still wanted ({error}); it is made")
-        return False
-    return True
-
-
-def _take(engine: Engine, settings: Settings, job: str, run_id: str) -> int | None:
-    """The attempt's token; None if somebody else holds the job. One that is surely dead is no obstacle."""
-
-    def work(connection: Connection) -> int | None:
-        other = attempts.holder(connection, job)
-        if other is not None:
-            silent = (database_clock(connection) - other.beat_at).total_seconds()
-            # To see such things is the watch's work; but without any watch a job must not stand still for ever.
-            if is_alive(other.process) is False or silent > _SURELY * settings.recovery.lost_seconds:
-                reason = f"it has said nothing for {silent:.0f} s; last seen at: {other.doing}"
-                attempts.end(connection, other.id, "lost", reason=reason, seen_beats=other.beats)
-        return attempts.take(connection, job, run_id=run_id, process=this_process())
-
-    return transact(engine, work)
-
-
-def _get_in_line(engine: Engine, api: PrefectApi, settings: Settings, job: str, run_id: str) -> None:
-    """Somebody else works on this job: come back later, or leave if they work on this very run."""
-    other = transact(engine, attempts.holder, job)
-    if other is not None and other.run_id == run_id:
-        _say(f"process {other.pid} has been working on this run since {other.started_at:%H:%M:%S}")
-        api.set_state(run_id, "RUNNING", "Running", "It was taken for lost, but it lives.")
-        return
-    _get_in_line_again(api, settings, run_id, f"Another run of {job} is at work; this one waits.")
-
-
-def _get_in_line_again(api: PrefectApi, settings: Settings, run_id: str, why: str) -> None:
-    again = datetime.now(UTC) + timedelta(seconds=settings.recovery.turn_seconds)
-    api.set_state(run_id, "SCHEDULED", "AwaitingTurn", why, scheduled_for=again)
-
-
-@contextmanager
-def _alive(engine: Engine, settings: Settings, token: int) -> Iterator[None]:
-    """Within this block, beat; after it the attempt is over."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(settings.recovery.beat_seconds):
-            try:
-                with engine.begin() as connection:
-                    lives = attempts.beat(connection, token, doing=watchdog.activity() or "between two steps")
-            except SQLAlchemyError as error:
-                # Nobody else can take the job without the database either.
-                _say(f"a sign of life could not be given ({type(error).__name__})")
-                continue
-            if not lives and not over.is_set():
-                _leave("its attempt has been declared over")
-
-    attempts.hold(token, leave=lambda: _leave("its attempt has been declared over"))
-    watchdog.guard_interpreter(settings.recovery.lost_seconds)
-    threading.Thread(target=beat, name="beat", daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
-        attempts.hold(None)
-        transact_unfenced(engine, attempts.end, token, "ended")
-
-
-def _leave(why: str) -> None:
-    _say(f"{why}; this process ends")
-    os._exit(0)
-
-
-def _say(text: str) -> None:
-    if logs.is_json():
-        logs.announce(text)
-        return
-    # Straight to the descriptor: a pipe that nobody reads must not become an exception here.
-    try:
-        os.write(2, f"aae: {text}\n".encode())
-    except OSError:
-        return
+        process.run(begun=start.close)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        _say(str(error))
-        sys.exit(2)
+    main()

@@ -1,8 +1,8 @@
 """Workers that are about to stop, told to the runs that they still take.
 
 Prefect's worker knows no "take no new runs, but stay with those you have": told to stop, it ends at once, and its jobs
-with it. So it goes on taking runs, and each of them (:mod:`tasks.launch`) asks here first whether its worker is leaving
-and gets in line again if it is, for another one. A file in the state folder names each such worker.
+with it. So it goes on taking runs, and each of them (:mod:`tasks.process`) asks here first whether its worker is
+leaving and gets in line again if it is, for another one. A file in the state folder names each such worker.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from aae.local.steps import Steps
 from aae.operate.prefect_api import FlowRun
+from tasks.launch import START_SECONDS
 from tests.chaos.compare import Difference, Picture, differences, picture
 from tests.chaos.faults import KINDS
 from tests.chaos.stage import JOBS, Stage, raised
@@ -141,7 +142,8 @@ def play(
     try:
         stage.until(lambda: _ended(stage, run), LONGEST_SECONDS, "the end of the run")
         recovery = time.monotonic() - healed
-        stage.until(stage.is_quiet, 60, "quiet")
+        # Whoever hangs as it starts is known to nobody, and is given its time to start.
+        stage.until(stage.is_quiet, START_SECONDS + 30, "quiet")
         stage.let_mail_out()
         state = stage.api.run(run.id)
         if state.state_type != reference.state:

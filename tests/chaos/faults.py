@@ -83,13 +83,10 @@ def freeze_flow(stage: Stage, _: FlowRun, dice: random.Random) -> None:
     stage.signal(signal.SIGCONT, *frozen)
 
 
-def hang_flow(stage: Stage, run: FlowRun, __: random.Random) -> None:
-    """The process is in a C call that never gives the interpreter back; its own last resort has to end it.
-
-    Once it has an attempt: before that nothing guards it. Its run is then made by another process, but it stays.
-    """
+def hang_flow(stage: Stage, _: FlowRun, __: random.Random) -> None:
+    """The process is in a C call that never gives the interpreter back; its own last resort has to end it."""
     with suppress(TimeoutError):
-        stage.until(lambda: stage.attempts(run), 20, "the attempt")
+        stage.until(lambda: stage.flows, 20, "the process")
     order = stage.order("hang")
     stage.pause(1)
     order.unlink(missing_ok=True)

@@ -285,7 +285,7 @@ def test_the_process_of_a_run_keeps_our_lines_when_prefect_sets_up_its_own(tmp_p
     program = (
         "import sys\n"
         "from aae.settings import load\n"
-        "from tasks.launch import _log_as\n"
+        "from tasks.process import _log_as\n"
         "_log_as(load(), 'r-1', 'fetch-ad-data')\n"
         "assert 'prefect' not in sys.modules\n"
         "import prefect.main\n"
@@ -315,7 +315,7 @@ def test_as_text_a_run_is_written_by_prefect_and_ours_have_their_level(tmp_path:
     program = (
         "import logging\n"
         "from aae.settings import load\n"
-        "from tasks.launch import _log_as\n"
+        "from tasks.process import _log_as\n"
         "_log_as(load(), 'r-1', 'fetch-ad-data')\n"
         "import prefect.main\n"
         "from prefect.logging import get_logger\n"

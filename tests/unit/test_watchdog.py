@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,22 @@ def test_a_process_that_cannot_be_cancelled_is_ended_and_its_stack_is_in_the_log
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "the_stuck_place" in done.stderr
+
+
+def test_a_process_that_hangs_while_it_starts_is_ended_too(tmp_path: Path) -> None:
+    """``python -m tasks.launch``, with a job that keeps the interpreter as soon as it is loaded."""
+    (tmp_path / "tasks").mkdir()
+    source = "def the_hanging_import(): sum(range(10**12))\nthe_hanging_import()\n"
+    (tmp_path / "tasks" / "process.py").write_text(source)
+    program = textwrap.dedent(f"""
+        import tasks
+        tasks.__path__.insert(0, {str(tmp_path / "tasks")!r})
+        from tasks import launch
+        launch.main(limit=0.5)
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "the_hanging_import" in done.stderr
 
 
 def test_a_thread_stays_watched_after_nobody_waits_for_it_any_more() -> None:

@@ -8,6 +8,7 @@ never give the interpreter back.
 import ctypes
 import os
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -30,6 +31,8 @@ def _obey() -> None:
     while True:
         time.sleep(0.05)
         with suppress(FileNotFoundError):
+            if "aae" not in sys.modules:
+                continue  # before anything of ours is loaded there is nothing that could hang
             (_orders / "hang").unlink()
             # PyDLL keeps the interpreter to itself while C runs.
             ctypes.PyDLL(None).sleep(600)

@@ -13,7 +13,7 @@ from aae.storage import attempts
 from aae.storage.attempts import Process
 from aae.storage.engine import database_clock, reading
 from aae.storage.schema import attempt_beats
-from tasks.launch import _take
+from tasks.process import _take
 
 ELSEWHERE = Process("another machine", 1, 1)
 SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
