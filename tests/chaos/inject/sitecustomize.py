@@ -30,12 +30,11 @@ def _obey() -> None:
     wrong, travel = 0, None
     while True:
         time.sleep(0.05)
-        with suppress(FileNotFoundError):
-            if "aae" not in sys.modules:
-                continue  # before anything of ours is loaded there is nothing that could hang
-            (_orders / "hang").unlink()
-            # PyDLL keeps the interpreter to itself while C runs.
-            ctypes.PyDLL(None).sleep(600)
+        if "aae" in sys.modules:  # before anything of ours is loaded there is nothing that could hang
+            with suppress(FileNotFoundError):
+                (_orders / "hang").unlink()
+                # PyDLL keeps the interpreter to itself while C runs.
+                ctypes.PyDLL(None).sleep(600)
         now = int((_orders / "clock").read_text())
         if now != wrong:
             if travel is not None:
