@@ -24,7 +24,7 @@ from aae.operate.prefect_api import PrefectApi, open_api
 from aae.operate.redis_server import dial
 from aae.settings import Settings, load
 from deployments import declared, jobs
-from deployments.setup import COMMAND, RESULT_BLOCK, RESULT_TIMEOUTS, RESULT_TTL_SECONDS, WORK_POOL
+from deployments.declared import COMMAND, WORK_POOL, Block
 
 PROJECT: Final = Path(__file__).parents[1]
 SERVER_ENV: Final = PROJECT / "deployments" / "server.env"
@@ -131,22 +131,17 @@ class Deploy:
             yield self._remove("limit", name, f"{path}/{name}")
 
     def _blocks(self) -> Iterator[Change]:
-        separator = "&" if "?" in self._results_url else "?"
-        results = {
-            "connection_url": f"{self._results_url}{separator}{RESULT_TIMEOUTS}",
-            "key_ttl": RESULT_TTL_SECONDS,
-        }
-        yield self._block(declared.Channel(RESULT_BLOCK, "redis-database", results), "result storage")
+        yield self._block(declared.result_storage(self._results_url), "result storage")
         for one in self._channels:
             yield self._block(one, "alert channel")
 
-    def _block(self, wanted: declared.Channel, kind: str) -> Change:
+    def _block(self, wanted: Block, kind: str) -> Change:
         now = self._document(wanted.block_type, wanted.name)
         fields = [key for key, value in wanted.data.items() if now is None or now["data"].get(key) != value]
         if now is not None and not fields:
             return Change(kind, wanted.name, "keep")
         action: Action = "create" if now is None else "change"
-        return Change(kind, wanted.name, action, tuple(fields) if now else (), lambda: _save_block(wanted))
+        return Change(kind, wanted.name, action, tuple(fields) if now else (), lambda: save_block(wanted))
 
     def _document(self, block_type: str, name: str) -> Any:
         path = f"block_types/slug/{block_type}/block_documents/name/{name}?include_secrets=true"
@@ -301,7 +296,8 @@ def _contains(there: Any, wanted: Any) -> bool:
     return bool(there == wanted)
 
 
-def _save_block(wanted: declared.Channel) -> None:
+def save_block(wanted: Block) -> None:
+    """Create the block, or make it what it should be."""
     from prefect.blocks.notifications import SlackWebhook  # noqa: PLC0415
     from prefect.blocks.webhook import Webhook  # noqa: PLC0415
     from prefect_redis import RedisDatabase  # noqa: PLC0415

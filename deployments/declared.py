@@ -15,6 +15,16 @@ from aae.errors import UserError
 from aae.operate.alerts import BEAT, FIRST, SILENT_SECONDS, Kind, event_name, runbook
 from aae.settings import Settings
 
+WORK_POOL: Final = "aae"
+COMMAND: Final = "python -m tasks.launch"
+"""How a worker starts every run of the pool: one run of a job at a time, and none lost (``tasks/process.py``)."""
+
+RESULT_BLOCK: Final = "aae-results"
+RESULT_TIMEOUTS: Final = "socket_timeout=1&socket_connect_timeout=1"
+"""A Redis that hangs costs a step two of these (seconds); without its result the step is only made again."""
+RESULT_TTL_SECONDS: Final = 7 * 24 * 3600
+"""As long as Prefect keeps the events of a run."""
+
 TAG: Final = "aae"
 AUTOMATION_PREFIX: Final = "aae: "
 LIMIT_PREFIX: Final = "aae-"
@@ -56,15 +66,21 @@ ALERTS: Final[dict[Kind, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Channel:
-    """A way to the operators: a block of Prefect's, by its type's slug."""
+class Block:
+    """A block of Prefect's by its type's slug: where results lie, or a way to the operators."""
 
     name: str
     block_type: str
     data: dict[str, Any]
 
 
-def channels(settings: Settings) -> list[Channel]:
+def result_storage(url: str) -> Block:
+    """The Redis (or Valkey) database ``url`` for the results of runs: one of its own, as their keys have no prefix."""
+    brief = f"{url}{'&' if '?' in url else '?'}{RESULT_TIMEOUTS}"
+    return Block(RESULT_BLOCK, "redis-database", {"connection_url": brief, "key_ttl": RESULT_TTL_SECONDS})
+
+
+def channels(settings: Settings) -> list[Block]:
     """Every channel that the settings name.
 
     Raises:
@@ -74,15 +90,15 @@ def channels(settings: Settings) -> list[Channel]:
     webhook = settings.alerts.webhook_url.get_secret_value()
     if webhook:
         headers = {"Content-Type": "application/json"}
-        found.append(Channel(f"{CHANNEL_PREFIX}webhook", "webhook", {"url": webhook, "headers": headers}))
+        found.append(Block(f"{CHANNEL_PREFIX}webhook", "webhook", {"url": webhook, "headers": headers}))
     urls = settings.alerts.apprise_urls.get_secret_value().split()
     for place, url in enumerate(urls, 1):
         _require_apprise(url, f"AAE_ALERTS__APPRISE_URLS: the address number {place}")
-        found.append(Channel(f"{CHANNEL_PREFIX}apprise-{place}", "slack-webhook", {"url": url}))
+        found.append(Block(f"{CHANNEL_PREFIX}apprise-{place}", "slack-webhook", {"url": url}))
     if settings.alerts.email_to:
         url = email_url(settings)
         _require_apprise(url, "AAE_ALERTS__EMAIL_TO")
-        found.append(Channel(f"{CHANNEL_PREFIX}email", "slack-webhook", {"url": url}))
+        found.append(Block(f"{CHANNEL_PREFIX}email", "slack-webhook", {"url": url}))
     return found
 
 

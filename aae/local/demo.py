@@ -174,11 +174,10 @@ def _bring_up(
         stack.wait("server")
         stack.keep_database(template)
         step.note = stack.ui_url
-    with steps.step("Register the work pool and the result storage"):
-        _command(stack, "setup", [sys.executable, "-m", "deployments.setup"])
     with steps.step("Deploy the flows and start a worker") as step:
-        stack.start_worker()
+        # A worker that comes first makes a pool of its own, without our command.
         _deploy(stack)
+        stack.start_worker()
         _set_schedules(stack, active=schedules)
         stack.wait("worker", "watch")
         step.note = f"{len(JOBS)} deployments"

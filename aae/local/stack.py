@@ -538,7 +538,7 @@ def _sandbox_variables(url: str) -> dict[str, str]:
     }
 
 
-# Results in Redis, readable by any process; the block is registered by deployments.setup.
+# Results in Redis, readable by any process; the block is registered by deployments.apply.
 _RESULTS: Final = {
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",

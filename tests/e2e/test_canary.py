@@ -362,7 +362,7 @@ def cause_trouble(house: House) -> None:
     assert "does not open with the key 'new'" in wrong
     house.command("aae", "keys", "rotate")
     house.command("aae", "backfill", "--since", "2026-11-01", "--until", "2026-11-02", "--dry-run")
-    house.command("deployments.setup", AAE_RESULTS_URL=f"redis://:{house.secrets.smtp}@127.0.0.1:1/0")
+    house.command("deployments.apply", AAE_RESULTS_URL=f"redis://:{house.secrets.smtp}@127.0.0.1:1/0")
 
 
 def collect_tokens(house: House) -> None:

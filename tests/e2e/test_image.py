@@ -91,7 +91,7 @@ def test_the_doctor_answers(image: Path) -> None:
 def test_server_worker_jobs_and_their_libraries_can_be_loaded(image: Path) -> None:
     modules = (
         "prefect.server.api.server, prefect.workers.process, prefect_redis, asyncpg, pymysql, tasks.launch, "
-        "flows.token_refresh, flows.data_fetch, flows.anomaly_detection, flows.reports, vl_convert, deployments.setup"
+        "flows.token_refresh, flows.data_fetch, flows.anomaly_detection, flows.reports, vl_convert, deployments.apply"
     )
     inside(image, "python", "-c", f"import {modules}")
 

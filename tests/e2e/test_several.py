@@ -239,8 +239,7 @@ def cluster(mysql_url: str, redis_url: str, tmp_path: Path) -> Iterator[Cluster]
         until(lambda: _answers(f"{url}/_sandbox/health"))
         environment |= httpx.get(f"{url}/_sandbox/settings").raise_for_status().json()
         fill(environment, url)
-        made.run(*python, "deployments.setup")
-        made.run(*prefect, "--no-prompt", "deploy", "--all")
+        made.run(*python, "deployments.apply")
         for number in (1, 2, 3):
             made.start(f"worker-{number}", *prefect, "worker", "start", "--pool", "aae", "--name", f"worker-{number}")
         for number in (1, 2):

@@ -35,9 +35,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         made.start()
         made.wait("cache", "sandbox", "server")
         python(made, "-m", "aae", "db", "upgrade")
-        python(made, "-m", "deployments.setup")
+        python(made, "-m", "deployments.apply")
         made.start_worker()
-        python(made, "-m", "prefect", "--no-prompt", "deploy", "--all")
         made.wait("worker", "watch")
         pids = made.pids()
         yield made

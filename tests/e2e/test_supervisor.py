@@ -196,7 +196,7 @@ def supervised() -> Iterator[Supervised]:
                 made.run("aae", "db", "upgrade")
                 with supervisord(folder):
                     until(lambda: is_well(prefect))
-                    made.run("python", "-m", "deployments.setup")
+                    made.run("python", "-m", "deployments.apply")
                     flow = ("tests/e2e/stuck_flow.py:stuck", "--name", "test", "--pool", "aae")
                     limits = json.dumps({"env": {"AAE_LIMITS__SOFT_SECONDS": "6", "AAE_LIMITS__HARD_SECONDS": "600"}})
                     made.run("prefect", "--no-prompt", "deploy", *flow, "--job-variable", limits)

@@ -129,7 +129,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory, _redis_server: str, _sqlit
         )
     try:
         _wait(lambda: _answers(world), (home / "server.log"))
-        world.run("deployments.setup")
+        world.run("deployments.apply")
         world.run("prefect", "--no-prompt", "deploy", "--all")
         engine = database.connect(settings.resolved_database_url)
         with engine.begin() as connection:

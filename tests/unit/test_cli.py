@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import httpx
@@ -435,19 +436,18 @@ class TestSandbox:
 @pytest.mark.parametrize(
     ("url", "complaint"), [("", "set AAE_REDIS_URL"), ("redis://127.0.0.1:1/0", "No Redis answers")]
 )
-def test_the_setup_of_the_deployments_needs_redis_and_creates_nothing_without(
+def test_a_deploy_needs_redis_and_asks_the_server_for_nothing_without(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str, complaint: str
 ) -> None:
-    from deployments import setup
+    from deployments import apply
 
-    def create(**_: object) -> None:
-        raise AssertionError("something was created")
-
-    monkeypatch.setattr(setup, "get_client", create)
+    # It has nothing that could be called.
+    monkeypatch.setattr(apply, "open_api", lambda _: nullcontext(object()))
+    monkeypatch.setattr(sys, "argv", ["aae deploy"])
     monkeypatch.setenv("AAE_REDIS_URL", url)
     load.cache_clear()
     with pytest.raises(SystemExit) as end:
-        setup.main()
+        apply.main()
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert complaint in said

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from aae.operate.doctor import executing, failing, following
 from aae.operate.schedule import KNOWN_KEYS
-from deployments.setup import COMMAND, RESULT_BLOCK, WORK_POOL
+from deployments.declared import COMMAND, RESULT_BLOCK, WORK_POOL
 
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -29,7 +29,7 @@ EXPECTED = {
 }
 
 
-def test_the_doctor_looks_for_what_the_setup_makes() -> None:
+def test_the_doctor_looks_for_what_is_declared() -> None:
     assert (executing.COMMAND, failing.RESULT_BLOCK) == (COMMAND, RESULT_BLOCK)
     assert all(following.TAG in each["tags"] for each in FILE["deployments"])
 
@@ -87,7 +87,7 @@ class TestEveryDeployment:
         assert "concurrency_limit" not in deployment
         assert COMMAND == "python -m tasks.launch"
 
-    def test_runs_in_the_work_pool_that_the_setup_creates(self, deployment: dict[str, Any]) -> None:
+    def test_runs_in_the_work_pool_that_is_declared(self, deployment: dict[str, Any]) -> None:
         assert deployment["work_pool"]["name"] == WORK_POOL
 
     def test_every_parameter_has_a_type_and_a_description_for_the_form_in_the_ui(

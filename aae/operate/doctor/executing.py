@@ -22,7 +22,7 @@ from aae.storage.attempts import Attempt
 from aae.storage.engine import database_clock, reading
 
 COMMAND: Final = "python -m tasks.launch"
-"""How a worker must start every run (``deployments/setup.py`` sets it): one run of a job at a time, and none lost."""
+"""How a worker must start every run (``deployments/declared.py`` has it): one run of a job at a time, and none lost."""
 
 POOL_TYPE: Final = "process"
 

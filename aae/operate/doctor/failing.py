@@ -22,7 +22,7 @@ from aae.storage.engine import reading
 from aae.storage.schema import ad_accounts
 
 RESULT_BLOCK: Final = "aae-results"
-"""Name of the block with the Redis of the results (``deployments/setup.py`` saves it)."""
+"""Name of the block with the Redis of the results (``deployments/declared.py`` has it)."""
 
 _RESULT_KIND: Final = "redis-database"
 _LOOK_BACK: Final = 50

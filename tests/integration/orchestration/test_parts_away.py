@@ -33,7 +33,8 @@ from aae.sandbox import World
 from aae.settings import load
 from aae.storage.engine import reading
 from aae.storage.schema import incidents, metric_revisions, notifications, reports
-from deployments.setup import RESULT_BLOCK, save_result_block
+from deployments.apply import save_block
+from deployments.declared import RESULT_BLOCK, result_storage
 from flows.anomaly_detection import detect_anomalies
 from flows.data_fetch import fetch_ad_data
 from flows.reports import generate_daily_report
@@ -63,7 +64,7 @@ def cache() -> Iterator[CacheServer]:
 def product(world: World, engine: Engine, cache: CacheServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """The product, whose steps keep their results in the same Redis as its cache."""
     few = {"AAE_FETCH__FIRST_DAYS": "8", "AAE_FETCH__FIRST_HOURLY_DAYS": "2", "AAE_FETCH__HOURLY_DAYS": "1"}
-    save_result_block(cache.url)
+    save_block(result_storage(cache.url))
     kept = {
         PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK: f"redis-database/{RESULT_BLOCK}",
         PREFECT_RESULTS_PERSIST_BY_DEFAULT: True,

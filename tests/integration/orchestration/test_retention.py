@@ -25,7 +25,8 @@ from aae.sandbox import World
 from aae.settings import load
 from aae.storage.engine import reading
 from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, daily_summary
-from deployments import setup
+from deployments import declared
+from deployments.apply import save_block
 from flows.token_refresh import check_token_expiry
 from tasks.limits import step
 from tests.integration.bench import Bench, bench
@@ -97,12 +98,12 @@ async def test_whatever_goes_wrong_with_it_the_check_is_done(product: Bench, mon
 @pytest.fixture
 def results(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
     """Where results are kept, here for half a minute."""
-    monkeypatch.setattr(setup, "RESULT_TTL_SECONDS", 30)
+    monkeypatch.setattr(declared, "RESULT_TTL_SECONDS", 30)
     # A block of its own: Prefect remembers for a whole process where a block leads.
-    monkeypatch.setattr(setup, "RESULT_BLOCK", "aae-results-for-half-a-minute")
-    setup.save_result_block(redis_url)
+    monkeypatch.setattr(declared, "RESULT_BLOCK", "aae-results-for-half-a-minute")
+    save_block(declared.result_storage(redis_url))
     kept = {
-        PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK: f"redis-database/{setup.RESULT_BLOCK}",
+        PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK: f"redis-database/{declared.RESULT_BLOCK}",
         PREFECT_RESULTS_PERSIST_BY_DEFAULT: True,
     }
     with temporary_settings(kept), redis.Redis.from_url(redis_url) as client:
