@@ -39,6 +39,12 @@ HOT_DAILY_DAYS = 70
 HOT_HOURLY_DAYS = 36
 """What detection (28 days of history behind the judged ones) and reports (28-day trends) look back on."""
 
+MOST_ROWS = 1_000_000
+"""Of one slice: an account with more active ads than there are is held in memory until it has none left."""
+
+LARGEST_SUM = 10**18
+"""In micros: what ``DECIMAL(18,6)`` does not hold any more."""
+
 WORTH_WAITING_SECONDS = 900
 """A throttle that ends within a step's retries (3 x 300 s) is waited for; a longer one is left to a later run."""
 
@@ -183,7 +189,12 @@ class _AccountFetch:
 
     async def _fetch_all(self, pieces: Sequence[Slice], deadline: Deadline, begun: datetime) -> None:
         self._remaining = len(pieces)
-        listing = await self._with_token(lambda token: self._connector.list_entities(self._account, token))
+        try:
+            listing = await self._with_token(lambda token: self._connector.list_entities(self._account, token))
+        except (Retry, Skip, Bug) as error:
+            if pieces:  # the log of fetches says why there is nothing of today
+                await asyncio.to_thread(self._record_failure, pieces[0], error, begun)
+            raise
         await asyncio.to_thread(_store_entities, self._context, self._account, listing, begun)
         for piece in pieces:
             if deadline.passed:
@@ -207,8 +218,14 @@ class _AccountFetch:
 
     async def _ask(self, token: Token, piece: Slice) -> tuple[pd.DataFrame, Totals | None]:
         """The slice's rows, and by day the platform's own totals to hold them against."""
-        pages = [page async for page in self._connector.fetch_metrics(self._account, token, piece)]
+        pages, rows = [], 0
+        async for page in self._connector.fetch_metrics(self._account, token, piece):
+            pages.append(page)
+            rows += len(page)
+            if rows > MOST_ROWS:
+                raise Bug(f"{self._account.platform.capitalize()} sent more than {MOST_ROWS:,} rows for {piece}.")
         frame = pd.concat(pages, ignore_index=True) if pages else empty_metrics()
+        check_sums(frame, self._account)
         if piece.granularity is Granularity.HOURLY:
             return frame, None
         return frame, await self._connector.fetch_totals(self._account, token, piece)
@@ -330,12 +347,24 @@ class _AccountFetch:
 
 
 def totals_of(frame: pd.DataFrame) -> Totals:
-    """The sums over a frame of ``METRIC_COLUMNS``; delivery and spend only."""
+    """The sums over a frame of ``METRIC_COLUMNS`` (see :func:`check_sums`); delivery and spend only."""
     return Totals(
         impressions=int(frame["impressions"].sum()),
         clicks=int(frame["clicks"].sum()),
         spend_micros=int(frame["spend_micros"].sum()),
     )
+
+
+def check_sums(frame: pd.DataFrame, account: Account) -> None:
+    """See that every sum over rows of the frame can be stored, whichever rows and in whichever order.
+
+    Raises:
+        Bug: one cannot; each number fits its column, all of them together do not.
+    """
+    for name in ("spend", "conversions", "revenue"):
+        # Python's integers: numpy's would silently begin again from below.
+        if sum(map(abs, frame[f"{name}_micros"].dropna().tolist())) >= LARGEST_SUM:
+            raise Bug(f"{account.platform.capitalize()} sent numbers that add up to too much {name}.", code="malformed")
 
 
 def reconcile(leaves: Totals, platform: Totals | None) -> float | None:

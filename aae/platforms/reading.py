@@ -22,7 +22,13 @@ from aae.model import Platform
 _LIMIT: Final = 10**12
 """Amounts stay below a million million, which is what ``DECIMAL(18,6)`` holds."""
 
-_COUNT_LIMIT: Final = 2**63
+_COUNT_LIMIT: Final = 10**12
+"""The ledger of changes keeps counts as such amounts too, and a million of them still add up to a BIGINT."""
+
+MOST_PAGES: Final = 10_000
+MOST_ROWS: Final = 1_000_000
+"""Pages and rows of one listing or report; more are no end, but a platform that has lost its way."""
+
 _ID: Final = re.compile(r"[0-9A-Za-z_.~-]{1,64}")
 _NAME_LENGTH: Final = 400
 _SIX_PLACES: Final = Decimal("0.000001")
@@ -84,8 +90,10 @@ class Reader:
         number: object = value
         if isinstance(value, str) and len(value) <= 19 and value.isascii() and value.isdigit():
             number = int(value)
-        if type(number) is not int or not 0 <= number < _COUNT_LIMIT:
+        if type(number) is not int or number < 0:
             raise self.bug(f"no count as {what}")
+        if number >= _COUNT_LIMIT:
+            raise self.bug(f"too large a count as {what}")
         return number
 
     def exact(self, value: object, what: str) -> int:

@@ -79,7 +79,7 @@ def record(
     ``outcome``: stored, throttled, failed, reauthorize or skipped. ``totals`` are the sums of our rows,
     ``platform_totals`` the platform's own, ``drift`` how far they are apart as a share of the platform's.
     """
-    before = find(connection, piece, started_at=started_at, run_id=run_id)
+    before = find(connection, piece, started_at=started_at, run_id=run_id, outcome=outcome)
     if before is not None:
         return before.id
     result = connection.execute(
@@ -110,8 +110,10 @@ def record(
     return new_id(result)
 
 
-def find(connection: Connection, piece: Slice, *, started_at: datetime, run_id: str | None) -> FetchRow | None:
-    """The try at ``piece`` that this run began at this moment, if it is in the log.
+def find(
+    connection: Connection, piece: Slice, *, started_at: datetime, run_id: str | None, outcome: str = "stored"
+) -> FetchRow | None:
+    """The try at ``piece`` that this run began at this moment and that ended so, if it is in the log.
 
     This is how a transaction that is made again finds out that it has happened, though nobody was told.
     """
@@ -122,6 +124,7 @@ def find(connection: Connection, piece: Slice, *, started_at: datetime, run_id: 
             # For the index; the margin is for clocks that are set back.
             fetches.c.finished_at >= started_at - timedelta(days=1),
             fetches.c.started_at == started_at,
+            fetches.c.outcome == outcome,
             fetches.c.since == piece.since,
             fetches.c.until == piece.until,
             fetches.c.run_id.is_not_distinct_from(run_id),

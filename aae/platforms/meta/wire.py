@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from aae.errors import AaeError, Bug, Reauthorize, Reduce, Skip, Throttled
 from aae.model import Platform
-from aae.platforms.reading import Reader
+from aae.platforms.reading import MOST_PAGES, MOST_ROWS, Reader
 from aae.platforms.transport import Answer, Blip, Call, Caller, Purpose, Transport, unjudged
 from aae.settings import MetaSettings
 
@@ -74,7 +74,7 @@ class Graph:
         itself is not followed, since it carries the token; its cursor is. A page that is too much is asked for in
         halves.
         """
-        limit, after, cursors = LARGEST_PAGE, "", set[str]()
+        limit, after, cursors, got = LARGEST_PAGE, "", set[str](), 0
         while True:
             asked = {**params, "limit": str(limit)} | ({"after": after} if after else {})
             try:
@@ -84,7 +84,11 @@ class Graph:
                 if limit < SMALLEST_PAGE:
                     raise
                 continue
-            if rows := read.records(page.get("data"), "data"):
+            rows = read.records(page.get("data"), "data")
+            got += len(rows)
+            if got > MOST_ROWS or len(cursors) >= MOST_PAGES:
+                raise read.bug("more rows or pages than can be")
+            if rows:
                 yield rows
             after = _cursor(page)
             if not after:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from aae.errors import AaeError, Bug, Reauthorize, Reduce, Retry, Skip, Throttled
 from aae.model import Platform
-from aae.platforms.reading import Reader
+from aae.platforms.reading import MOST_PAGES, MOST_ROWS, Reader
 from aae.platforms.transport import Answer, Blip, Call, Caller, Purpose, Transport, unjudged
 from aae.settings import TikTokSettings
 
@@ -26,7 +26,6 @@ SPACING: Final = 0.1
 """Seconds between two calls: the lowest tier allows ten a second. There are no usage headers to pace oneself by."""
 
 PAGE_SIZE: Final = 1000
-_MOST_PAGES: Final = 10_000
 
 _REAUTHORIZE: Final = frozenset({40102, 40103, 40104, 40105, 40106, 40107, 40110, 40114})
 _PERMISSION: Final = frozenset({40001, 40003, 40130, 40300, 40301, 40302})
@@ -83,10 +82,12 @@ class Business:
             Retry: fewer rows arrived than TikTok itself counted: it cut the listing, or it shifted while being read.
         """
         got = 0
-        for number in range(1, _MOST_PAGES + 1):
+        for number in range(1, MOST_PAGES + 1):
             data = await self.get(path, {**params, "page": number, "page_size": PAGE_SIZE}, caller, purpose)
             rows = read.records(data.get("list"), "list")
             got += len(rows)
+            if got > MOST_ROWS:
+                raise read.bug("more rows than can be")
             if rows:
                 yield rows
             info = read.record(data.get("page_info", {}), "page_info")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aae.errors import AaeError
+from aae.errors import AaeError, Bug
 from aae.model import ENTITY_COLUMNS, METRIC_COLUMNS, Granularity, Platform
 from aae.platforms.base import Connector
 from tests.unit.platforms.google.test_google import client as google_client
@@ -22,7 +22,7 @@ from tests.unit.platforms.google.test_google import failure as google_failure
 from tests.unit.platforms.google.test_google import row as google_row
 from tests.unit.platforms.meta.test_reports import entry
 from tests.unit.platforms.meta.test_reports import row as meta_row
-from tests.unit.platforms.support import NOW, SECRETS, TOKEN, account, gather, piece, token, use
+from tests.unit.platforms.support import NOW, SECRETS, TOKEN, account, gather, ok, piece, token, use
 from tests.unit.platforms.tiktok.test_tiktok import row as tiktok_row
 
 ODD: st.SearchStrategy[Any] = st.sampled_from(
@@ -160,3 +160,24 @@ def test_any_bytes_end_in_an_error_of_ours(platform: Platform, content: bytes, s
             check_promises(found)
         except AaeError as error:
             assert len(str(error)) < 2000  # noqa: PT017 - either end is right
+
+
+def test_pages_without_an_end_come_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aae.platforms.meta.wire.MOST_PAGES", 5)
+    asked = 0
+
+    def script(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        return ok({"data": [], "paging": {"cursors": {"after": f"A{asked}"}, "next": "http://x"}})
+
+    with pytest.raises(Bug, match="more rows or pages than can be"):
+        use(Platform.META, script, actions(Platform.META)["daily"])
+    assert asked == 6
+
+
+@pytest.mark.parametrize("platform", [Platform.META, Platform.TIKTOK])
+def test_more_rows_than_there_can_be_are_refused(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"aae.platforms.{platform}.wire.MOST_ROWS", 0)
+    with pytest.raises(Bug, match="more rows"):
+        use(platform, lambda _: ok(GOOD[platform][0]), actions(platform)["daily"])

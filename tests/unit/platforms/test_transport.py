@@ -6,7 +6,8 @@ import asyncio
 import base64
 import gzip
 import logging
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -192,6 +193,27 @@ async def test_an_answer_too_large_asks_for_less(monkeypatch: pytest.MonkeyPatch
     bomb = gzip.compress(b"[" + b" " * 1_000_000 + b"]")
     with pytest.raises(Reduce):
         await send([httpx.Response(200, content=bomb, headers={"content-encoding": "gzip"})])
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+async def test_a_compressed_answer_is_read(pack: Callable[[bytes], bytes]) -> None:
+    headers = {"content-encoding": "gzip" if pack is gzip.compress else "deflate"}
+    answer, network, _ = await send([httpx.Response(200, content=pack(b'{"a": 1}'), headers=headers)])
+    assert answer.data == {"a": 1}
+    assert network.requests[0].headers["accept-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "zstd", "gzip,deflate"])
+async def test_what_was_not_to_be_compressed_like_this_is_not_decompressed(encoding: str) -> None:
+    with pytest.raises(Retry, match="cannot be decompressed"):
+        await send(lambda _: httpx.Response(200, stream=httpx.ByteStream(b"x"), headers={"content-encoding": encoding}))
+
+
+async def test_more_values_than_an_answer_ever_has_ask_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_VALUES", 1000)
+    await send([httpx.Response(200, text=f"[{','.join('0' * 900)}]")])
+    with pytest.raises(Reduce):
+        await send([httpx.Response(200, text=f"[{','.join('0' * 1001)}]")])
 
 
 async def test_a_good_answer_is_reused_for_its_account_and_time_only() -> None:
