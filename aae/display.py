@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Final
 
 from aae.model import from_micros
@@ -34,6 +34,10 @@ _DECEPTIVE: Final = re.compile("[\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2
 _GAPS: Final = re.compile(r"[^\S\u00a0]+")
 _MARKDOWN: Final = re.compile(r"([\\`*_{}\[\]()#+\-.!|~:@=^$\"'/])")
 _FORMULA: Final = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four: their full-width twins
+
+
+# A change from next to nothing to the largest amount there is has more digits than the usual 28.
+_ROOMY: Final = Context(prec=400)
 
 
 def clean(value: str, *, limit: int = 120) -> str:
@@ -73,7 +77,7 @@ def money(amount: Decimal | int | None, currency: str) -> str:
     value = from_micros(amount) if isinstance(amount, int) else amount
     rounded = _rounded(value, currency_decimals(currency))
     sign = _SIGNS.get(currency, f"{clean(currency, limit=3)}{NBSP}")
-    return f"{MINUS if rounded < 0 else ''}{sign}{abs(rounded):,}"
+    return f"{MINUS if rounded < 0 else ''}{sign}{abs(rounded):,f}"
 
 
 def number(value: Decimal | int | None, *, decimals: int = 0) -> str:
@@ -82,13 +86,13 @@ def number(value: Decimal | int | None, *, decimals: int = 0) -> str:
         return DASH
     rounded = _rounded(Decimal(value), decimals)
     whole = rounded.to_integral_value()
-    shown = f"{abs(whole if rounded == whole else rounded):,}"
+    shown = f"{abs(whole if rounded == whole else rounded):,f}"
     return f"{MINUS if rounded < 0 else ''}{shown}"
 
 
 def ratio(value: Decimal | None) -> str:
     """A ROAS: two decimals and a multiplication sign; unknown is a dash."""
-    return DASH if value is None else f"{_rounded(value, 2):,}{TIMES}"
+    return DASH if value is None else f"{_rounded(value, 2):,f}{TIMES}"
 
 
 def percent(value: Decimal | float | None, *, signed: bool = False) -> str:
@@ -100,8 +104,8 @@ def percent(value: Decimal | float | None, *, signed: bool = False) -> str:
     if abs(rounded) >= 10 or rounded == rounded.to_integral_value():
         rounded = _rounded(hundredfold, 0)
     sign = MINUS if rounded < 0 else "+" if signed and rounded > 0 else ""
-    return f"{sign}{abs(rounded):,}{NBSP}%"
+    return f"{sign}{abs(rounded):,f}{NBSP}%"
 
 
 def _rounded(value: Decimal, decimals: int) -> Decimal:
-    return value.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP)
+    return value.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP, context=_ROOMY)

@@ -319,7 +319,8 @@ def _full_days(week: pd.DataFrame, target: _Target) -> int:
     """Days on which at least 90 % of the budget was spent (platforms overspend some days and make up for it)."""
     key = "campaign_id" if target.level == Level.CAMPAIGN else "ad_set_id"
     spent = week[week[key] == target.entity_id].groupby("age")["spend_micros"].sum()
-    return int((spent * 10 >= (target.budget_micros or 0) * 9).sum())
+    # Python's integers: ten times the largest amount is too much for numpy's.
+    return int((spent.astype(object) * 10 >= (target.budget_micros or 0) * 9).sum())
 
 
 def _significant(candidates: Iterable[_Candidate | None]) -> list[_Candidate]:
@@ -350,6 +351,10 @@ def at_most(count: float, mean: float, dispersion: float) -> float:
     """The chance of ``count`` or fewer where ``mean`` are expected: negative binomial, variance dispersion x mean."""
     if mean > 1000:
         return _tail((mean - count) / sqrt(dispersion * mean))
+    if mean <= 0:
+        return 1.0
+    if count > mean + 100 * sqrt(dispersion * mean) + 1000:
+        return 1.0  # and adding up a million million terms would never end
     size, odds = mean / (dispersion - 1), log(1 / dispersion)
     other = log(1 - 1 / dispersion)
     terms = (lgamma(k + size) - lgamma(size) - lgamma(k + 1) + size * odds + k * other for k in range(ceil(count) + 1))

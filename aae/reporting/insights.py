@@ -109,7 +109,7 @@ def split_total(metric: Ratio, parts: Sequence[Compared]) -> Split | None:
         old_yield, new_yield = (old_yield if old_share else new_yield), (new_yield if new_share else old_yield)
         rate_change += (old_share + new_share) / 2 * (new_yield - old_yield)
         mix_change += (old_yield + new_yield) / 2 * (new_share - old_share)
-    logarithm = log(1 + whole.change)
+    logarithm = sum(whole.steps.values())  # not from the change, which is -1 where hardly anything is left
     moved = rate_change + mix_change
     mix = logarithm * mix_change / moved if moved else 0.0
     return Split(metric, whole.change, whole.steps, mix=mix, rate=logarithm - mix)
@@ -123,7 +123,8 @@ def is_firm(metric: Ratio, base: Sums, day: Sums) -> bool:
     """
     old, new = base.value(metric), day.value(metric)
     a, b = base.conversions_micros / MICROS, day.conversions_micros / MICROS
-    if not old or not new or min(a, b) < MIN_CONVERSIONS:
+    # What is paid back may make a day negative, and then there is no ratio to speak of.
+    if not old or not new or min(old, new) < 0 or min(a, b) < MIN_CONVERSIONS:
         return False
     moved = abs(log(new / old))
     return moved >= float(STEADY) and moved > FIRM_Z * sqrt(DISPERSION * (1 / a + 1 / b))

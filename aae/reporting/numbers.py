@@ -185,7 +185,10 @@ def facts(frames: AccountFrames, day: date) -> pd.DataFrame:
 
 def sums_by(rows: pd.DataFrame, key: str) -> dict[int, Sums]:
     """Sums per value of the column ``key`` of :func:`facts`."""
-    grouped = rows.groupby(key, sort=True)[list(FIELDS)].sum()
+    values = rows[list(FIELDS)]
+    if int(values.abs().max().max() if len(rows) else 0) >= 2**63 // max(len(rows), 1):
+        values = values.astype(object)  # slower, but numpy's integers would silently begin again from below
+    grouped = values.groupby(rows[key], sort=True).sum()
     return {int(cast("int", k)): Sums(*map(int, v)) for k, v in zip(grouped.index, grouped.to_numpy(), strict=True)}
 
 

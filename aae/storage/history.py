@@ -252,13 +252,19 @@ def _sums_of(facts: FromClause) -> list[ColumnElement[Any]]:
 
 
 def _sums_where(connection: Connection, facts: Table, where: ColumnElement[bool]) -> tuple[int, ...]:
-    return tuple(int(value or 0) for value in connection.execute(select(*_sums_of(facts)).where(where)).one())
+    return _added(connection, select(*_sums_of(facts)).where(where).group_by(facts.c.local_date))
 
 
 def _total(connection: Connection, table: Table, account_id: int, since: date, until: date) -> tuple[int, ...]:
     sums = [func.sum(table.c[name]) for name in _SUMS]
-    row = connection.execute(select(*sums).where(_between(table, account_id, since, until))).one()
-    return tuple(int(value or 0) for value in row)
+    where = _between(table, account_id, since, until)
+    return _added(connection, select(*sums).where(where).group_by(table.c.local_date))
+
+
+def _added(connection: Connection, by_day: Select[Any]) -> tuple[int, ...]:
+    """The sums over all days. Python adds them: one day's fit into SQLite's integers, those of several may not."""
+    days = [tuple(int(value or 0) for value in row) for row in connection.execute(by_day)]
+    return tuple(map(sum, zip(*days, strict=True))) if days else (0,) * len(_SUMS)
 
 
 def _plus(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
