@@ -7,6 +7,7 @@ from typing import Any, Literal
 from prefect import State, flow
 
 from flows.naming import run_name
+from flows.parameters import Ids
 from tasks.choosing import choose_users
 from tasks.detection import conclude_detection, judge_users, show_anomalies
 from tasks.notify import deliver_notifications
@@ -14,7 +15,7 @@ from tasks.notify import deliver_notifications
 
 @flow(name="detect-anomalies", flow_run_name=run_name("anomalies"), persist_result=True, result_serializer="json")
 async def detect_anomalies(
-    users: list[int] | None = None,
+    users: Ids | None = None,
     sensitivity: Literal["low", "medium", "high"] | None = None,
     again: bool = False,
     dry_run: bool = False,

@@ -7,17 +7,17 @@ from typing import Any
 
 from prefect import State, flow
 
-from aae.model import Platform
 from flows.naming import run_name
+from flows.parameters import Ids, Platforms
 from tasks.choosing import choose_accounts
-from tasks.fetch import conclude_fetch, fetch_accounts, show_fetch
+from tasks.fetch import check_range, conclude_fetch, fetch_accounts, show_fetch
 
 
 @flow(name="fetch-ad-data", flow_run_name=run_name("fetch"), persist_result=True, result_serializer="json")
 async def fetch_ad_data(
-    accounts: list[int] | None = None,
-    users: list[int] | None = None,
-    platforms: list[Platform] | None = None,
+    accounts: Ids | None = None,
+    users: Ids | None = None,
+    platforms: Platforms | None = None,
     since: date | None = None,
     until: date | None = None,
     dry_run: bool = False,
@@ -35,6 +35,7 @@ async def fetch_ad_data(
         until: Last local day to fetch again; today if only "since" is given.
         dry_run: Only say what would be fetched; nothing is called or stored.
     """
+    check_range(since, until)
     chosen = await choose_accounts(accounts, users, platforms)
     outcomes = await fetch_accounts(chosen, since, until, dry_run)
     await show_fetch(outcomes)

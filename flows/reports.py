@@ -8,6 +8,7 @@ from typing import Any
 from prefect import State, flow
 
 from flows.naming import run_name
+from flows.parameters import Ids
 from tasks.choosing import choose_users
 from tasks.fetch import fetch_accounts
 from tasks.notify import deliver_notifications
@@ -15,9 +16,7 @@ from tasks.reporting import choose_editions, choose_lagging, conclude_reports, s
 
 
 @flow(name="generate-daily-report", flow_run_name=run_name("report"), persist_result=True, result_serializer="json")
-async def generate_daily_report(
-    users: list[int] | None = None, day: date | None = None, dry_run: bool = False
-) -> State[Any]:
+async def generate_daily_report(users: Ids | None = None, day: date | None = None, dry_run: bool = False) -> State[Any]:
     """Write and send every active user's report, once per user and day; after an outage also those that were missed.
 
     Accounts whose day ended after the last regular fetch (as the Pacific coast's does) are fetched first.

@@ -7,6 +7,7 @@ from typing import Any
 from prefect import State, flow
 
 from flows.naming import run_name
+from flows.parameters import Hours, Ids
 from tasks.choosing import choose_accounts
 from tasks.notify import deliver_notifications
 from tasks.retention import tidy_up
@@ -15,9 +16,9 @@ from tasks.tokens import check_tokens, conclude_check, show_tokens
 
 @flow(name="check-token-expiry", flow_run_name=run_name("tokens"), persist_result=True, result_serializer="json")
 async def check_token_expiry(
-    accounts: list[int] | None = None,
-    users: list[int] | None = None,
-    within_hours: float = 24,
+    accounts: Ids | None = None,
+    users: Ids | None = None,
+    within_hours: Hours = 24,
     dry_run: bool = False,
 ) -> State[Any]:
     """Keep every ad account's authorization alive.

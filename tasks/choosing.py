@@ -12,6 +12,9 @@ from aae.storage.transact import look
 from tasks.limits import step
 from tasks.resources import stores
 
+_TOLD = 10
+"""So many wrong ids are named."""
+
 
 @step(name="choose-accounts", description="The ad accounts that this run is about.")
 async def choose_accounts(
@@ -44,5 +47,5 @@ async def choose_users(ids: list[int] | None) -> list[User]:
 
 def _refuse_unknown(kind: str, wanted: list[int] | None, found: Collection[int]) -> None:
     if missing := set(wanted or ()) - set(found):
-        ids = ", ".join(map(str, sorted(missing)))
+        ids = ", ".join(map(str, sorted(missing)[:_TOLD])) + (" and more" if len(missing) > _TOLD else "")
         raise UserError(f"No active {kind} has the id {ids}; see 'aae accounts list'.")

@@ -16,7 +16,7 @@ from aae.jobs.detect import DetectionOutcome, Sensitivity, detect_user
 from aae.storage import incidents
 from aae.storage.accounts import User
 from aae.storage.transact import look
-from tasks.limits import in_thread, place, settled, step
+from tasks.limits import in_thread, place, reason, settled, step
 from tasks.resources import clock, stores
 from tasks.showing import show_table
 
@@ -58,7 +58,7 @@ async def judge_users(
         async with place(gate):
             state = await settled(judge_user(user, sensitivity, again, dry_run, return_state=True))
         result = await state.aresult(raise_on_failure=False)
-        return result if isinstance(result, DetectionOutcome) else f"user {user.id}: {state.message}"
+        return result if isinstance(result, DetectionOutcome) else f"user {user.id}: {reason(state, result)}"
 
     return list(await asyncio.gather(*(one(user) for user in users)))
 

@@ -16,11 +16,11 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from aae.errors import UserError
+from aae.jobs import planning
 from aae.jobs.fetch import DRIFT_ALARM, AccountOutcome, plan
 from aae.jobs.fetch import fetch_account as fetch
-from aae.jobs.planning import plan_backfill
 from aae.model import Account, Slice
-from tasks.limits import Incomplete, deadline, place, settled, step
+from tasks.limits import Incomplete, deadline, place, reason, settled, step
 from tasks.resources import clock, platforms, run_id, stores
 from tasks.showing import show_table, shown
 
@@ -68,6 +68,16 @@ async def fetch_account(account: Account, since: date | None, until: date | None
     if outcome.outcome != "stored":
         raise Incomplete(outcome.detail or outcome.outcome, outcome=outcome, retry=outcome.retry)
     return outcome
+
+
+def check_range(since: date | None, until: date | None) -> None:
+    """See that the days of a backfill can be asked for, before anything is done.
+
+    Raises:
+        UserError: they cannot, and why.
+    """
+    if since is not None or until is not None:
+        planning.check_range(since, until, now=clock())
 
 
 async def fetch_accounts(
@@ -133,7 +143,7 @@ def _override(account: Account, since: date | None, until: date | None, connecto
     last = min(until or today, today)
     if last < first:
         raise UserError(f"The range {first} to {until or today} is empty or lies in the future for {account}.")
-    return plan_backfill([account], connectors, first, last)
+    return planning.plan_backfill([account], connectors, first, last)
 
 
 async def _outcome(account: Account, state: State[Any]) -> AccountOutcome:
@@ -144,7 +154,7 @@ async def _outcome(account: Account, state: State[Any]) -> AccountOutcome:
     if isinstance(result, AccountOutcome):
         return result
     return AccountOutcome(
-        account.id, str(account), account.name, account.platform, "failed", owed=1, detail=state.message or str(result)
+        account.id, str(account), account.name, account.platform, "failed", owed=1, detail=reason(state, result)
     )
 
 

@@ -26,7 +26,7 @@ from prefect.runtime import task_run
 
 from aae import logs
 from aae.deadline import NEVER, Deadline
-from aae.errors import Bug, Reauthorize, Skip, Superseded, UserError
+from aae.errors import AaeError, Bug, Reauthorize, Skip, Superseded, UserError
 from aae.model import Account
 from aae.settings import load
 from tasks import results
@@ -148,6 +148,11 @@ async def settled(running: Any) -> State[Any]:
     """Await a step called with ``return_state=True`` (which Prefect types as if it were not a coroutine)."""
     state: State[Any] = await running
     return state
+
+
+def reason(state: State[Any], result: object) -> str:
+    """Why a step ended without a result: our own error's sentence, or else what Prefect says."""
+    return str(result) if isinstance(result, AaeError) else state.message or type(result).__name__
 
 
 class Incomplete(Exception):

@@ -18,7 +18,7 @@ from aae.model import Account
 from aae.storage import accounts
 from aae.storage.accounts import User
 from aae.storage.transact import look
-from tasks.limits import in_thread, place, settled, step
+from tasks.limits import in_thread, place, reason, settled, step
 from tasks.resources import clock, stores
 from tasks.showing import show_markdown, show_table
 
@@ -77,7 +77,7 @@ async def write_reports(owed: Sequence[Edition], dry_run: bool) -> list[ReportOu
         async with place(gate):
             state = await settled(write_report(edition, dry_run, shown, return_state=True))
         result = await state.aresult(raise_on_failure=False)
-        return result if isinstance(result, ReportOutcome) else f"user {edition.user.id}: {state.message}"
+        return result if isinstance(result, ReportOutcome) else f"user {edition.user.id}: {reason(state, result)}"
 
     async def in_order(editions: Sequence[Edition]) -> list[ReportOutcome | str]:
         return [await one(edition) for edition in editions]

@@ -12,11 +12,11 @@ from prefect import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from aae.errors import AaeError, UserError
+from aae.errors import UserError
 from aae.jobs import tokens
 from aae.jobs.tokens import TokenResult
 from aae.model import Account
-from tasks.limits import place, settled, step
+from tasks.limits import place, reason, settled, step
 from tasks.resources import clock, platforms, run_id, stores
 from tasks.showing import show_table
 
@@ -48,9 +48,9 @@ async def check_tokens(chosen: Sequence[Account], within_hours: float, dry_run: 
         result = await state.aresult(raise_on_failure=False)
         if isinstance(result, TokenResult):
             return result
-        detail = str(result) if isinstance(result, AaeError) else state.message
         outcome = "unreadable" if isinstance(result, UserError) else "transient_failure"
-        return TokenResult(account.id, str(account), account.name, account.platform, outcome, None, detail)
+        told = reason(state, result)
+        return TokenResult(account.id, str(account), account.name, account.platform, outcome, None, told)
 
     return list(await asyncio.gather(*(one(account) for account in chosen)))
 

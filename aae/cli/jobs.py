@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_HISTORY_MONTHS = 37
-"""Meta's insights reach back 37 months (error 3018 beyond). Further back is a typing mistake for every platform."""
-
 
 @app.command()
 def backfill(
@@ -77,27 +74,16 @@ def _accounts(settings: Settings, references: Sequence[str] | None) -> list[Acco
 
 
 def _plan(settings: Settings, chosen: Sequence[Account], since: date, until: date) -> list[Slice]:
-    from aae.jobs.planning import plan_backfill  # noqa: PLC0415
+    from aae.jobs.planning import check_range, plan_backfill  # noqa: PLC0415
     from aae.model import Granularity  # noqa: PLC0415
     from aae.platforms import connectors  # noqa: PLC0415
     from aae.platforms.transport import Transport  # noqa: PLC0415
 
-    if until < since:
-        raise UserError(f"--until {until} lies before --since {since}.")
     now = common.now()
-    if since < _months_before(now.date(), _HISTORY_MONTHS):
-        raise UserError(f"--since {since} lies further back than the {_HISTORY_MONTHS} months that the platforms keep.")
     latest = max(account.local_day(now) for account in chosen)
-    if until > latest:
-        raise UserError(f"--until {until} lies in the future: the latest day anywhere is {latest}.")
+    check_range(since, until, now=now, latest=latest, prefix="--")
     transport = Transport(settings.fetch.request_timeout_seconds, clock=common.now)
     return plan_backfill(chosen, connectors(settings, transport), since, until, tuple(Granularity))
-
-
-def _months_before(day: date, months: int) -> date:
-    """The first day of the month that many months earlier."""
-    year, month = divmod(day.year * 12 + day.month - 1 - months, 12)
-    return date(year, month + 1, 1)
 
 
 def _print_plan(chosen: Sequence[Account], plan: Sequence[Slice]) -> None:

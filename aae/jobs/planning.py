@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
 
+from aae.errors import UserError
 from aae.model import Account, Granularity, Platform, Slice
 from aae.platforms.base import Connector, Rules
 from aae.settings import FetchSettings
@@ -22,6 +24,11 @@ from aae.storage.fetches import StoredWindow
 
 RESTATE_AFTER = time(12, 0, tzinfo=UTC)
 """TikTok's daily correction is finished by 12:00 UTC; a restatement window read before it would miss it."""
+
+HISTORY_MONTHS: Final = 37
+"""Meta's insights reach back 37 months (error 3018 beyond). Further back is a typing mistake for every platform."""
+
+_LATEST_ZONE: Final = timedelta(hours=14)
 
 
 def plan_account(
@@ -71,6 +78,30 @@ def plan_backfill(
     ]
 
 
+def check_range(
+    since: date | None, until: date | None, *, now: datetime, latest: date | None = None, prefix: str = ""
+) -> None:
+    """See that somebody may ask for the days ``since`` to ``until`` (None: today) again.
+
+    ``latest`` is the last local day of those it is asked for; without it, of anybody on earth.
+
+    Raises:
+        UserError: there are no such days, or no platform knows them any more; ``prefix`` is how the two are written.
+    """
+    latest = latest or (now.astimezone(UTC) + _LATEST_ZONE).date()
+    first, last = since or until or latest, until or latest
+    if first < _months_before(now.date(), HISTORY_MONTHS):
+        raise UserError(
+            f"{prefix}{'since' if since else 'until'} {first} lies further back than the {HISTORY_MONTHS} months that "
+            "the platforms keep."
+        )
+    for name, day in (("since", first), ("until", last)):
+        if day > latest:
+            raise UserError(f"{prefix}{name} {day} lies in the future: the latest day anywhere is {latest}.")
+    if last < first:
+        raise UserError(f"{prefix}until {last} lies before {prefix}since {first}.")
+
+
 def to_slices(account_id: int, granularity: Granularity, days: Iterable[date], rules: Rules) -> list[Slice]:
     """The days as slices: runs of neighbouring days, none longer than the platform allows."""
     longest = rules.slice_days[granularity]
@@ -81,6 +112,12 @@ def to_slices(account_id: int, granularity: Granularity, days: Iterable[date], r
         else:
             runs.append([day])
     return [Slice(account_id, granularity, run[0], run[-1]) for run in runs]
+
+
+def _months_before(day: date, months: int) -> date:
+    """The first day of the month that many months earlier."""
+    year, month = divmod(day.year * 12 + day.month - 1 - months, 12)
+    return date(year, month + 1, 1)
 
 
 def _last(days: int, today: date) -> list[date]:

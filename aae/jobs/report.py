@@ -14,18 +14,23 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from aae.errors import UserError
 from aae.jobs.context import Stores
-from aae.jobs.fetch import read_hot_frames
+from aae.jobs.fetch import HOT_DAILY_DAYS, read_hot_frames
 from aae.jobs.telling import tell
 from aae.model import Account, AccountStatus
 from aae.notify import messages
 from aae.reporting import IncidentNote, Report, build_report, render_csv, render_html, render_markdown, usual_day
+from aae.reporting.numbers import HISTORY_DAYS
 from aae.storage import accounts, fetches, incidents, reports
 from aae.storage.accounts import User
 from aae.storage.transact import look, transact
 
 REPORTED = (AccountStatus.ACTIVE, AccountStatus.EXPIRED, AccountStatus.REVOKED)
 """Accounts whose owner expects them in the report; one that lost its authorization is listed as late."""
+
+OLDEST_DAYS = HOT_DAILY_DAYS - HISTORY_DAYS
+"""A report looks back four weeks on what is read of an account; an older one would show days as empty that were not."""
 
 USEFUL_DAYS = 3
 """How far back the reports of missed mornings are still written; older ones nobody would read."""
@@ -76,13 +81,18 @@ def editions(stores: Stores, users: Sequence[User], *, now: datetime, day: date 
     """What is to be written: the report on ``day``, or without it today's and those of the mornings that were missed.
 
     Missed are the days after a user's last report, the oldest first; a user who never had one misses none.
+
+    Raises:
+        UserError: nobody can report on that ``day``.
     """
-    if day is not None:
-        return [Edition(user, day, now) for user in users]
-    last = look(stores.engine, reports.last_days)
     owned: dict[int, list[Account]] = {user.id: [] for user in users}
     for account in look(stores.engine, accounts.list_accounts, user_ids=list(owned), statuses=REPORTED):
         owned[account.user_id].append(account)
+    if day is not None:
+        for user in users:
+            _check_day(day, user, yesterday=usual_day(owned[user.id], now))
+        return [Edition(user, day, now) for user in users]
+    last = look(stores.engine, reports.last_days)
     found = []
     for user in users:
         yesterday = usual_day(owned[user.id], now)
@@ -92,6 +102,15 @@ def editions(stores: Stores, users: Sequence[User], *, now: datetime, day: date 
         found += [Edition(user, each, now, missed=True) for each in missed if each > before]
         found.append(Edition(user, None, now))
     return found
+
+
+def _check_day(day: date, user: User, *, yesterday: date) -> None:
+    # A report is written once: one before its day is over would take the place of the real one.
+    if day > yesterday:
+        raise UserError(f"{day} is not over yet for user {user.id}: the last day to report on is {yesterday}.")
+    oldest = yesterday - timedelta(days=OLDEST_DAYS)
+    if day < oldest:
+        raise UserError(f"{day} is too long ago: reports are written on days from {oldest} on.")
 
 
 def report_user(stores: Stores, user: User, *, now: datetime, day: date | None, dry_run: bool) -> ReportOutcome:

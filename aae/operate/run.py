@@ -242,6 +242,8 @@ def misfit(deployment: Deployment, name: str, value: Any) -> str | None:
         return None
     # "Is not valid under any of the given schemas" helps nobody.
     wanted = f"it must be {type_in_words(schema['properties'][name], one['definitions'])}"
+    if error.validator == "maxItems":  # its own message would repeat all of them
+        return f"it has {len(error.instance):,} items, and may have {error.validator_value:,}"
     return wanted if error.validator in {"anyOf", "oneOf", "type", "enum"} else clean(error.message, limit=200)
 
 

@@ -13,7 +13,7 @@ from prefect.testing.utilities import prefect_test_harness
 def _prefect() -> Iterator[None]:
     # Without a heartbeat each flow ends a second sooner.
     with (
-        prefect_test_harness(server_startup_timeout=120),
+        prefect_test_harness(server_startup_timeout=600),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         yield
