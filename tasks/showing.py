@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.logging import get_run_logger
 
+from aae.display import clean
+
 R = TypeVar("R")
 
 ROWS_SHOWN = 200
@@ -35,7 +37,17 @@ async def show_table(key: str, description: str, table: Sequence[dict[str, Any]]
     """
     if len(table) > ROWS_SHOWN:
         description = f"{description} The first {ROWS_SHOWN} of {len(table)}."
-    await shown(acreate_table_artifact(key=key, description=description, table=list(table[:ROWS_SHOWN])))
+    rows = harmless(table[:ROWS_SHOWN])
+    await shown(acreate_table_artifact(key=key, description=description, table=rows))
+
+
+def harmless(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without what reorders, hides or breaks text in them, and what no database of Prefect's takes."""
+    return [{name: _cell(value) for name, value in row.items()} for row in table]
+
+
+def _cell(value: Any) -> Any:
+    return clean(value, limit=1000) if isinstance(value, str) and value else value
 
 
 async def show_markdown(key: str, description: str, markdown: str) -> None:

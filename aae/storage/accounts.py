@@ -50,14 +50,23 @@ class TokenRow:
 
 
 def add_user(connection: Connection, *, email: str, name: str, now: datetime) -> int:
-    """The id of the user with this e-mail address (compared in lower case), new or renamed."""
+    """The id of the user with this e-mail address (compared in lower case), new or renamed.
+
+    Raises:
+        UserError: the database takes the address for another user's: MySQL's collations ignore accents and widths.
+    """
     email, name = email.strip().lower(), fit(name, 200)
     values = {"email": email, "name": name, "active": True, "preferences": {}, "created_at": now}
     new = add_once(connection, users, values, users.c.email == email)
     if new is not None:
         return new
-    connection.execute(update(users).where(users.c.email == email).values(name=name))
-    return int(connection.scalars(select(users.c.id).where(users.c.email == email)).one())
+    known = connection.execute(select(users.c.id, users.c.email).where(users.c.email == email)).one()
+    if known.email != email:
+        raise UserError(
+            f"{email} differs from another user's address by an accent or the like only; write it as it is."
+        )
+    connection.execute(update(users).where(users.c.id == known.id).values(name=name))
+    return int(known.id)
 
 
 def list_users(connection: Connection, ids: Collection[int] | None = None, active_only: bool = True) -> list[User]:
