@@ -22,7 +22,7 @@ def _prefect() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_for_others_to_collect() -> Iterator[None]:
-    """What is left to the garbage collector (see below) is collected here, not in the middle of somebody else's test."""
+    """What is left to the garbage collector (see below) is collected here, not in somebody else's test."""
     yield
     gc.collect()
 
