@@ -331,7 +331,7 @@ def test_local_hours_have_their_utc_beside_them(
     hour=st.integers(0, 23),
 )
 def test_utc_starts_are_that_local_hour_or_just_after_a_gap(zone: str, day: date, hour: int) -> None:
-    start = metrics._utc_starts(ZoneInfo(zone))(day, hour)
+    start = metrics._utc_start(ZoneInfo(zone), day, hour)
     local = start.replace(tzinfo=UTC).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
     wanted = datetime(day.year, day.month, day.day, hour)
     assert timedelta(0) <= local - wanted <= timedelta(hours=1)
