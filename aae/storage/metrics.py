@@ -1,9 +1,10 @@
 """The numbers: storing a slice so that twice is once, and reading them back as columns.
 
-A slice is *replaced*. Its rows are staged in a temporary table and compared with what is there in the database; only
-what differs is written, what the platform no longer reports is deleted, and every stored value that changed goes to
-the ledger ``metric_revisions``. Money and conversions are micros in Python and in the staging table; SQL turns them
-into the tables' decimals and back by exact decimal arithmetic.
+A slice is *replaced*. Into one that holds nothing the rows go straight. Otherwise they are staged in a temporary table
+and compared with what is there in the database; only what differs is written, what the platform no longer reports is
+deleted, and every stored value that changed, and every row that came late, goes to the ledger ``metric_revisions``. Money
+and conversions are micros in Python and in the staging table; SQL turns them into the tables' decimals and back by exact
+decimal arithmetic.
 """
 
 from __future__ import annotations
@@ -283,9 +284,10 @@ def _replace(
     refill(connection, _changes)
     _compare(connection, facts, piece, attribution)
     counts = _count_changes(connection)
-    if counts[_CHANGED] or counts[_WITHDRAWN]:
+    if any(counts.values()):
         for measure in _MEASURES:
             _record_revisions(connection, piece, measure, run_id, now)
+    if counts[_CHANGED] or counts[_WITHDRAWN]:
         connection.execute(delete(facts).where(_in_slice(facts, piece), exists().where(_same_row(facts, _changes))))
     if counts[_NEW] or counts[_CHANGED]:
         _insert_changes(connection, facts, piece, attribution)
@@ -339,6 +341,8 @@ def _count_changes(connection: Connection) -> dict[int, int]:
 
 
 def _record_revisions(connection: Connection, piece: Slice, measure: str, run_id: str | None, now: datetime) -> None:
+    """What changed, went, or came late: rows of a day (or hour) of which others were there already."""
+    facts = _facts(piece.granularity)
     old, new = _changes.c[f"old_{measure}"], _changes.c[f"new_{measure}"]
     # The ledger keeps counts as amounts too, so that one pair of columns serves all five.
     scale: ColumnElement[int] = literal_column(
@@ -357,7 +361,12 @@ def _record_revisions(connection: Connection, piece: Slice, measure: str, run_id
         "changed_at": literal(now, UtcDateTime),
         "run_id": literal(run_id),
     }
-    changed = select(*values.values()).where(_changes.c.kind != _NEW, old.is_distinct_from(new))
+    was_there = exists().where(
+        _in_slice(facts, piece), facts.c.local_date == _changes.c.local_date, _hour(facts) == _changes.c.local_hour
+    )
+    changed = select(*values.values()).where(
+        old.is_distinct_from(new), or_(_changes.c.kind != _NEW, was_there.correlate(_changes))
+    )
     # An order, so that the ledger's ids say the same on every database.
     changed = changed.order_by(_changes.c.local_date, _changes.c.local_hour, _changes.c.entity_id)
     connection.execute(insert(metric_revisions).from_select(list(values), changed))
