@@ -2,9 +2,9 @@
 
 A slice is *replaced*. Into one that holds nothing the rows go straight. Otherwise they are staged in a temporary table
 and compared with what is there in the database; only what differs is written, what the platform no longer reports is
-deleted, and every stored value that changed, and every row that came late, goes to the ledger ``metric_revisions``. Money
-and conversions are micros in Python and in the staging table; SQL turns them into the tables' decimals and back by exact
-decimal arithmetic.
+deleted, and every stored value that changed, and every row that came late, goes to the ledger ``metric_revisions``.
+Money and conversions are micros in Python and in the staging table; SQL turns them into the tables' decimals and back
+by exact decimal arithmetic.
 """
 
 from __future__ import annotations
