@@ -1,6 +1,6 @@
 """The image, without an engine: the Dockerfile's steps in a clean Debian root, and what comes out on a read-only one.
 
-Takes minutes, two gigabytes, a package index and Debian's mirror: only for whoever sets AAE_TEST_IMAGE=1 (`make image`).
+Takes minutes, two gigabytes, a package index and Debian's mirror: only with AAE_TEST_IMAGE=1 (`make image`).
 """
 
 from __future__ import annotations
