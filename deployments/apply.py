@@ -20,6 +20,7 @@ from prefect.settings import Settings as PrefectSettings
 from prefect.workers.process import ProcessWorker
 
 from aae.errors import AaeError, UserError
+from aae.operate.exposure import on_the_api
 from aae.operate.prefect_api import PrefectApi, open_api
 from aae.operate.redis_server import dial
 from aae.settings import Settings, load
@@ -356,6 +357,7 @@ def deploy(api: PrefectApi, settings: Settings, *, dry_run: bool, unpause: bool)
     remarks = []
     if not declared.channels(settings):
         remarks.append("Alerts reach nobody: set AAE_ALERTS__WEBHOOK_URL, __APPRISE_URLS or __EMAIL_TO.")
+    remarks += [f"{one.what}: {one.remedy}." for one in on_the_api(settings)]
     missing = server_settings_missing(api)
     if missing:
         remarks.append(f"The Prefect server runs without deployments/server.env: {', '.join(missing)} differ.")

@@ -41,6 +41,7 @@ def worker(context: typer.Context) -> None:
     from aae.storage.engine import connect  # noqa: PLC0415
 
     settings = common.settings()
+    common.enter(settings)
     state_dir = settings.state_dir.absolute()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -88,6 +89,7 @@ def watch() -> None:
 
     settings = common.settings()
     logs.configure(settings, sys.stdout)
+    common.enter(settings)
     engine = connect(settings.resolved_database_url, timeout=5)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -69,8 +69,8 @@ def examine(
 
 
 def _exposures(settings: Settings) -> Iterator[Check]:
-    """What others on the network could read or do; one sentence where that is nothing."""
-    found = [*exposure.in_the_settings(settings), *exposure.on_the_api(settings)]
+    """What others could read or do; one sentence where that is nothing."""
+    found = [*exposure.in_the_settings(settings), *exposure.in_files(settings), *exposure.on_the_api(settings)]
     for one in found:
         yield Check("exposure", False, f"{one.what}.", one.remedy)
     if not found:
