@@ -124,6 +124,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, _redis_server: str) -> Itera
         "AAE_REDIS_URL": _redis_server,
         "AAE_ALERTS__WEBHOOK_URL": f"http://{hook}/hook",
         "AAE_ALERTS__APPRISE_URLS": f"json://{hook}/apprise",
+        "AAE_ALERTS__ALLOW_INTERNAL": "true",
         "AAE_ALERTS__EMAIL_TO": "ops@aae.example",
         "AAE_EMAIL__SMTP_URL": f"smtp://127.0.0.1:{listener.smtp.port}?tls=off",
     }
