@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -48,7 +49,9 @@ pytestmark = [
 
 FETCH = "fetch-ad-data/six-hourly"
 PASSWORD = f"{token_hex(10)}:{token_hex(10)}"
-LOGIN = f"operator:{PASSWORD}"
+USER = f"user-{token_hex(4)}"
+LOGIN = f"{USER}:{PASSWORD}"
+DAY = datetime.now(UTC).date() - timedelta(days=2)
 PATIENCE = 600
 """Seconds; on a busy machine a server takes minutes to start."""
 AAE = str(Path(sys.executable).with_name("aae"))
@@ -63,7 +66,7 @@ COMMANDS = (
     "drain",
     "drain --here",
     "resume",
-    "backfill --since 2026-11-01 --until 2026-11-01",
+    f"backfill --since {DAY} --until {DAY}",
     "metrics --once",
     "metrics --listen 127.0.0.1:0",
     "worker --name stranger",
@@ -114,6 +117,7 @@ class House:
             text=True,
             timeout=PATIENCE,
             check=False,
+            umask=0,
         )
 
     def works(self, *words: str) -> str:
@@ -181,13 +185,15 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             until(lambda: answers(f"http://127.0.0.1:{sandbox}/_sandbox/health"), PATIENCE)
             until(lambda: answers(f"http://127.0.0.1:{port}/api/health"), PATIENCE)
             world = httpx.get(f"http://127.0.0.1:{sandbox}/_sandbox/settings", trust_env=False)
-            cluster.environment = plain | world.raise_for_status().json()
-            fill(cluster.environment, f"http://127.0.0.1:{sandbox}")
-            cluster.environment |= {
+            cluster.environment = {
+                **plain,
+                **world.raise_for_status().json(),
                 "PREFECT_API_URL": made.url,
                 "PREFECT_API_SSL_CERT_FILE": str(authority.ca),
                 "PREFECT_API_AUTH_STRING": LOGIN,
             }
+            made.works("db", "upgrade")
+            fill(cluster.environment, f"http://127.0.0.1:{sandbox}")
             with watching(made):
                 made.works("deploy")
                 cluster.start("worker", *with_env("worker"), "aae", "worker", "--name", "ours")
@@ -262,7 +268,7 @@ def test_the_doctor_and_the_metrics_see_the_server(house: House) -> None:
     assert 'aae_source_up{source="prefect"} 1.0' in httpx.get(f"{address}/metrics", timeout=30, trust_env=False).text
 
 
-@pytest.mark.parametrize("login", [None, "operator:wrong"], ids=["none", "wrong"])
+@pytest.mark.parametrize("login", [None, f"{USER}:wrong"], ids=["none", "wrong"])
 def test_without_the_login_every_command_says_so_in_a_sentence_and_nothing_runs(
     house: House, login: str | None
 ) -> None:
@@ -293,7 +299,7 @@ def test_of_the_api_only_two_questions_of_health_are_answered_to_everybody(house
         f"http://127.0.0.1:{house.port}/openapi.json", timeout=60, trust_env=False
     ).json()["paths"]
     assert len(paths) > 100
-    wrong = ("operator", "wrong")
+    wrong = (USER, "wrong")
     opened = set()
     with httpx.Client(base_url=f"http://127.0.0.1:{house.port}/api", timeout=60, trust_env=False) as client:
         for path, methods in paths.items():
@@ -311,7 +317,8 @@ def test_of_the_api_only_two_questions_of_health_are_answered_to_everybody(house
 
 def test_what_is_open_holds_nothing_of_ours(house: House) -> None:
     base = f"http://127.0.0.1:{house.port}"
-    known = ("detect-anomalies", "fetch-ad-data", str(house.folder), PASSWORD, "operator", "redis://", "sqlite")
+    ours = ("detect-anomalies", "fetch-ad-data", "aae-results", str(house.folder), USER, PASSWORD)
+    known = (*ours, house.environment["AAE_REDIS_URL"], house.environment["AAE_DATABASE_URL"])
     for path in ("/", "/v2/", "/ui-settings", "/docs", "/redoc", "/openapi.json", "/api/health", "/api/ready"):
         answer = httpx.get(f"{base}{path}", headers={"Sec-Fetch-Mode": "navigate"}, timeout=60, trust_env=False)
         assert answer.status_code in {200, 307}, path
