@@ -163,8 +163,8 @@ def _timed(engine: Engine, work: Work) -> Measured[int]:
 def _as_scripts_have_it(work: Work, rows: pd.DataFrame) -> pd.DataFrame:
     """The columns of the table, amounts as decimal numbers."""
     amounts = {name: rows[name].astype(float) / 1e6 for name in ("spend", "conversions", "revenue")}
-    days = rows["local_date"].dt.date
-    return rows.assign(account_id=work.account.id, attribution="7d_click", local_date=days, **amounts)
+    times = {name: rows[name].astype(str) for name in ("local_date", "utc_start")}
+    return rows.assign(account_id=work.account.id, attribution="7d_click", **times, **amounts)
 
 
 def _load_data(engine: Engine, rows: pd.DataFrame, path: Path) -> Measured[int]:
