@@ -266,7 +266,14 @@ def test_a_run_that_did_not_begin_and_later_does_not_end_is_told_of_twice(bench:
         token = attempts.take(connection, "fetch-ad-data", run_id=run, process=this_process())
         assert token is not None
     bench.api.set_state(run, "RUNNING", "Running", "")
-    wait_for(lambda: len(told()) > 1, watch(bench, tables, stuck_seconds=0.1))
+    look = watch(bench, tables, stuck_seconds=0.1)
+
+    def beat_and_look() -> None:
+        with tables.begin() as connection:
+            assert attempts.beat(connection, token, doing="a step that does not end")
+        look()
+
+    wait_for(lambda: len(told()) > 1, beat_and_look)
     assert "stuck before it began" in told()[0]
     assert "has been at work for more than" in told()[1]
     with tables.begin() as connection:
