@@ -136,6 +136,8 @@ def drain(
     engine = common.tables(settings)
     limit = settings.recovery.drain_seconds if within is None else within
     with common.prefect(settings) as api, common.out.status("draining ...") as status:
+        # Before a worker is stopped whose runs could then not be handed over.
+        api.require_entry()
 
         def show(still: Sequence[AtWork]) -> None:
             jobs = ", ".join(f"{one.job} since {one.since:%H:%M:%S} ({one.doing})" for one in still)
