@@ -39,25 +39,30 @@ def is_internal(host: str) -> bool:
     return not inner.is_global or inner.is_multicast
 
 
-def require_public(url: str, what: str, *, resolve: Resolve | None = None) -> None:
-    """Refuse an address that a user or an answer has brought if it leads inside; its names are looked up, too.
+def require_public(url: str, what: str, *, unless: str, resolve: Resolve | None = None) -> None:
+    """Refuse an address that we are to call if it leads inside; its name is looked up, too.
 
     A name may lead elsewhere a moment later: whoever dials must look at the address it is connected to once more.
 
     Raises:
-        UserError: it is no plain http(s) address, or leads inside. ``what`` names it; the address is not repeated.
+        UserError: it is no http(s) address, its name is not known, or it leads inside. ``what`` names it and ``unless``
+            says what would allow it; the address is not repeated, as there may be a secret in it.
     """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         raise UserError(f"{what} is not an address.") from None
+    # Others read these differently, so they might call another host than the one looked at here.
     crooked = any(not char.isprintable() or char in " \\" for char in url)
-    if parts.scheme not in {"http", "https"} or not host or parts.username is not None or crooked:
-        raise UserError(f"{what} must be a plain http:// or https:// address without a user name.")
-    inside = is_internal(host) or any(map(is_internal, (resolve or _look_up)(host)))
+    if parts.scheme not in {"http", "https"} or not host or crooked:
+        raise UserError(f"{what} must be a plain http:// or https:// address.")
+    try:
+        inside = is_internal(host) or any(map(is_internal, (resolve or _look_up)(host)))
+    except (OSError, UnicodeError):
+        raise UserError(f"{what} names a host that is not known here.") from None
     if inside:
-        raise UserError(f"{what} leads to an internal address, which it may not.")
+        raise UserError(f"{what} leads to an internal address; if that is meant, set {unless}.")
 
 
 def _literal(host: str) -> IPv4Address | IPv6Address | None:
@@ -84,7 +89,4 @@ def _innermost(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def _look_up(host: str) -> list[str]:
-    try:
-        return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
-    except (OSError, UnicodeError):
-        raise UserError(f"The host name of an address is not known: {host[:100]!r}.") from None
+    return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]

@@ -60,10 +60,24 @@ def _split(value: str, *schemes: str) -> SplitResult:
     return parts
 
 
-def _http_url(value: str) -> str:
-    if not _split(value, "http", "https").hostname:
+def _http(value: str) -> SplitResult:
+    parts = _split(value, "http", "https")
+    if not parts.hostname or not value.isprintable() or " " in value:
         raise ValueError("must be an http:// or https:// address")
+    return parts
+
+
+def _http_url(value: str) -> str:
+    """An address that is shown: in links, logs and findings. So nothing secret may be in it."""
+    if "@" in _http(value).netloc:
+        raise ValueError("must hold no user name and no password")
     return value.rstrip("/")
+
+
+def _link_base(value: str) -> str:
+    if {"?", "#"} & set(value):
+        raise ValueError("must end with its path, as paths are added to it: no ? and no #")
+    return _http_url(value)
 
 
 def _optional_http_url(value: str) -> str:
@@ -128,7 +142,8 @@ def _smtp_url(value: SecretStr) -> SecretStr:
 
 
 def _secret_http_url(value: SecretStr) -> SecretStr:
-    _optional_http_url(value.get_secret_value())
+    if value.get_secret_value():
+        _http(value.get_secret_value())
     return value
 
 
@@ -325,6 +340,9 @@ class AlertSettings(Part):
     webhook_url: Annotated[SecretStr, AfterValidator(_secret_http_url)] = Field(
         SecretStr(""), description="Gets each alert as a JSON object by POST"
     )
+    allow_internal: bool = Field(
+        False, description="The webhook and Apprise addresses may lead to this machine or its network"
+    )
     apprise_urls: SecretStr = Field(
         SecretStr(""), description="Apprise URLs, separated by spaces: Slack, Teams, PagerDuty, ..."
     )
@@ -333,6 +351,12 @@ class AlertSettings(Part):
     stuck_seconds: float = Field(18_000, gt=0, description="A run that has been at work for this long")
     no_worker_seconds: float = Field(300, ge=0, description="No worker for this long")
     stale_hours: float = Field(13, gt=0, description="An account that has had no fresh data for this long")
+    silent_seconds: float = Field(600, ge=10, description="The watch has said nothing for this long")
+
+    @property
+    def beat_seconds(self) -> float:
+        """How often the watch says that it is there: one beat may be late, or get lost."""
+        return self.silent_seconds / 5
 
 
 class Settings(BaseSettings):
@@ -368,7 +392,9 @@ class Settings(BaseSettings):
     key_file: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(
         None, description="Where that key is kept; empty: encryption.key in the state folder"
     )
-    public_url: HttpUrl = Field("http://localhost:8000", description="The web platform, for links in e-mails")
+    public_url: Annotated[str, AfterValidator(_link_base)] = Field(
+        "http://localhost:8000", description="The web platform, for links in e-mails and reports"
+    )
     sensitivity: Literal["low", "medium", "high"] = Field("medium", description="How eagerly anomalies are reported")
     log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = Field(
         "text", description="Logs as text, or one JSON object per line"

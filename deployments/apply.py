@@ -20,6 +20,7 @@ from prefect.settings import Settings as PrefectSettings
 from prefect.workers.process import ProcessWorker
 
 from aae.errors import AaeError, UserError
+from aae.operate.exposure import on_the_api
 from aae.operate.prefect_api import PrefectApi, open_api
 from aae.operate.redis_server import dial
 from aae.settings import Settings, load
@@ -53,7 +54,8 @@ class Deploy:
     ) -> None:
         self._api = api
         self._jobs = declared_jobs
-        self._channels = declared.channels(settings)
+        self.channels = declared.channels(settings)
+        self._silent_seconds = settings.alerts.silent_seconds
         self._unpause = unpause
         self._results_url = settings.resolved_results_url
 
@@ -132,7 +134,7 @@ class Deploy:
 
     def _blocks(self) -> Iterator[Change]:
         yield self._block(declared.result_storage(self._results_url), "result storage")
-        for one in self._channels:
+        for one in self.channels:
             yield self._block(one, "alert channel")
 
     def _block(self, wanted: Block, kind: str) -> Change:
@@ -149,7 +151,7 @@ class Deploy:
 
     def _channels_no_more(self) -> Iterator[Change]:
         """After the automations: they would lose their action with its block."""
-        wanted = {(one.block_type, one.name) for one in self._channels}
+        wanted = {(one.block_type, one.name) for one in self.channels}
         for one in self._api.call("POST", "block_documents/filter", {"limit": 200}):
             key = (one["block_type"]["slug"], str(one["name"]))
             if key[1].startswith(declared.CHANNEL_PREFIX) and key not in wanted:
@@ -261,10 +263,10 @@ class Deploy:
     def _automation(self, kind: Any) -> dict[str, Any]:
         """With the channels' ids as they are at this moment."""
         actions = []
-        for one in self._channels:
+        for one in self.channels:
             document = self._document(one.block_type, one.name)
-            actions.append(declared.action(kind, one.block_type, document["id"] if document else f"new {one.name}"))
-        return declared.automation(kind, actions)
+            actions.append(declared.action(one.block_type, document["id"] if document else f"new {one.name}"))
+        return declared.automation(kind, actions, silent_seconds=self._silent_seconds)
 
     def _change(
         self,
@@ -354,8 +356,9 @@ def deploy(api: PrefectApi, settings: Settings, *, dry_run: bool, unpause: bool)
             if change.action != "keep":
                 change.do()
     remarks = []
-    if not declared.channels(settings):
+    if not work.channels:
         remarks.append("Alerts reach nobody: set AAE_ALERTS__WEBHOOK_URL, __APPRISE_URLS or __EMAIL_TO.")
+    remarks += [f"{one.what}: {one.remedy}." for one in on_the_api(settings)]
     missing = server_settings_missing(api)
     if missing:
         remarks.append(f"The Prefect server runs without deployments/server.env: {', '.join(missing)} differ.")

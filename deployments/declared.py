@@ -11,8 +11,9 @@ from email.utils import parseaddr
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
+from aae.addresses import is_internal, require_public
 from aae.errors import UserError
-from aae.operate.alerts import BEAT, FIRST, SILENT_SECONDS, Kind, event_name, runbook
+from aae.operate.alerts import BEAT, Kind, event_name, runbook
 from aae.settings import Settings
 
 WORK_POOL: Final = "aae"
@@ -29,6 +30,8 @@ TAG: Final = "aae"
 AUTOMATION_PREFIX: Final = "aae: "
 LIMIT_PREFIX: Final = "aae-"
 CHANNEL_PREFIX: Final = "aae-alerts-"
+
+_UNLESS: Final = "AAE_ALERTS__ALLOW_INTERNAL=true"
 
 POOL_LIMIT: Final = 16
 """Processes of runs at once. The jobs need four; a flood of runs made by hand gets no further."""
@@ -87,17 +90,21 @@ def channels(settings: Settings) -> list[Block]:
         UserError: one cannot be used; the message holds no address.
     """
     found = []
-    webhook = settings.alerts.webhook_url.get_secret_value()
+    webhook, inside = settings.alerts.webhook_url.get_secret_value(), settings.alerts.allow_internal
     if webhook:
+        if not inside:
+            require_public(webhook, "AAE_ALERTS__WEBHOOK_URL", unless=_UNLESS)
         headers = {"Content-Type": "application/json"}
-        found.append(Block(f"{CHANNEL_PREFIX}webhook", "webhook", {"url": webhook, "headers": headers}))
+        # The name may lead elsewhere by the time the server calls it: then the block looks once more.
+        data = {"url": webhook, "headers": headers, "allow_private_urls": inside}
+        found.append(Block(f"{CHANNEL_PREFIX}webhook", "webhook", data))
     urls = settings.alerts.apprise_urls.get_secret_value().split()
     for place, url in enumerate(urls, 1):
-        _require_apprise(url, f"AAE_ALERTS__APPRISE_URLS: the address number {place}")
+        _require_apprise(url, f"AAE_ALERTS__APPRISE_URLS: the address number {place}", inside=inside)
         found.append(Block(f"{CHANNEL_PREFIX}apprise-{place}", "slack-webhook", {"url": url}))
     if settings.alerts.email_to:
         url = email_url(settings)
-        _require_apprise(url, "AAE_ALERTS__EMAIL_TO")
+        _require_apprise(url, "AAE_ALERTS__EMAIL_TO", inside=True)
         found.append(Block(f"{CHANNEL_PREFIX}email", "slack-webhook", {"url": url}))
     return found
 
@@ -125,14 +132,19 @@ def email_url(settings: Settings) -> str:
     return f"{'mailto' if clear else 'mailtos'}://{user}{parts.hostname}:{port}?{urlencode(query, quote_via=quote)}"
 
 
-def _require_apprise(url: str, what: str) -> None:
+def _require_apprise(url: str, what: str, *, inside: bool) -> None:
     from apprise import Apprise  # noqa: PLC0415 - takes half a second
 
-    if Apprise.instantiate(url) is None:
+    service: Any = Apprise.instantiate(url)
+    if service is None:
         raise UserError(f"{what} is not a URL that Apprise knows.")
+    # Of services that have a server of their own the "host" may be a token or a topic.
+    names_host = all("{host}" in template for template in service.templates)
+    if names_host and not inside and is_internal(service.host):
+        raise UserError(f"{what} leads to an internal address; if that is meant, set {_UNLESS}.")
 
 
-def automation(kind: Kind, actions: list[dict[str, Any]]) -> dict[str, Any]:
+def automation(kind: Kind, actions: list[dict[str, Any]], *, silent_seconds: float) -> dict[str, Any]:
     """The automation of this alert as the API takes it; ``actions`` by :func:`action`."""
     trigger: dict[str, Any] = {
         "type": "event",
@@ -147,7 +159,7 @@ def automation(kind: Kind, actions: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if kind == "silent-watch":
         # The one that the watch cannot tell by itself.
-        silence = {"after": [BEAT], "expect": [BEAT], "posture": "Proactive", "within": SILENT_SECONDS}
+        silence = {"after": [BEAT], "expect": [BEAT], "posture": "Proactive", "within": silent_seconds}
         trigger |= silence
     return {
         "name": f"{AUTOMATION_PREFIX}{kind}",
@@ -158,15 +170,9 @@ def automation(kind: Kind, actions: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def action(kind: Kind, block_type: str, block_id: str) -> dict[str, Any]:
-    """What carries the alert to one channel."""
-    if kind == "silent-watch":
-        text = f"Lost runs are not run again and nothing else is noticed.\nFirst: {FIRST[kind]}\nMore: {runbook(kind)}"
-        title = f"AAE: {ALERTS[kind]}"
-        payload = f'{{"alert": "{kind}", "title": "{title}", "first": "{FIRST[kind]}", "runbook": "{runbook(kind)}"}}'
-    else:
-        title, text = "{{ event.payload.title }}", "{{ event.payload.text }}"
-        payload = "{{ event.payload | tojson }}"
+def action(block_type: str, block_id: str) -> dict[str, Any]:
+    """What carries an alert to one channel: the event holds all of it (of a silent watch, its last beat)."""
     if block_type == "webhook":
-        return {"type": "call-webhook", "block_document_id": block_id, "payload": payload}
+        return {"type": "call-webhook", "block_document_id": block_id, "payload": "{{ event.payload | tojson }}"}
+    title, text = "{{ event.payload.title }}", "{{ event.payload.text }}"
     return {"type": "send-notification", "block_document_id": block_id, "subject": title, "body": text}

@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from aae import logs
-from aae.cli import celery, common, deploy, jobs, local, metrics, operate, retention, stores
+from aae.cli import celery, common, deploy, jobs, local, metrics, operate, retention, stores, why
 from aae.errors import AaeError, UserError
 from aae.local.steps import shown
 
@@ -37,6 +37,7 @@ app.add_typer(stores.accounts_app, name="accounts")
 app.add_typer(stores.keys_app, name="keys")
 app.add_typer(stores.db_app, name="db")
 app.add_typer(jobs.app)
+app.add_typer(why.app)
 app.add_typer(operate.app)
 app.add_typer(celery.app)
 app.add_typer(metrics.app)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from stat import S_IMODE
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -455,6 +456,9 @@ def _replace(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.draft")
     try:
         draft.write_text(text, encoding="utf-8")
+        if path.exists():
+            # A project's file, that the worker's user reads: unlike all else that we write it is not for us alone.
+            draft.chmod(S_IMODE(path.stat().st_mode))
         draft.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({type(error).__name__}).") from None

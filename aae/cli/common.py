@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from aae import logs
 from aae.local.steps import shown
 
 if TYPE_CHECKING:
@@ -54,6 +56,23 @@ def prefect(settings: Settings) -> PrefectApi:
     from aae.operate.prefect_api import open_api  # noqa: PLC0415
 
     return open_api(settings)
+
+
+def enter(settings: Settings) -> None:
+    """Before a program that is to run for long: the Prefect server lets us in, and nobody whom it does not know.
+
+    One that does not answer is waited for later; one that lets anybody in is told.
+
+    Raises:
+        Reauthorize: it does not let us in.
+    """
+    from aae.operate.exposure import on_the_api  # noqa: PLC0415
+
+    if settings.prefect_api_url:
+        with prefect(settings) as api:
+            api.require_entry()
+    for one in on_the_api(settings):
+        logs.announce(f"{one.what}: {one.remedy}", logging.WARNING)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

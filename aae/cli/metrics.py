@@ -40,6 +40,7 @@ def metrics(
     from aae.operate.metrics.server import create_app, serving  # noqa: PLC0415
 
     settings = common.settings()
+    common.enter(settings)
     token = settings.metrics.token.get_secret_value()
     with closing(Sources(settings, POOL)) as sources:
         if once:

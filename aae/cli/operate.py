@@ -41,6 +41,7 @@ def worker(context: typer.Context) -> None:
     from aae.storage.engine import connect  # noqa: PLC0415
 
     settings = common.settings()
+    common.enter(settings)
     state_dir = settings.state_dir.absolute()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -88,6 +89,7 @@ def watch() -> None:
 
     settings = common.settings()
     logs.configure(settings, sys.stdout)
+    common.enter(settings)
     engine = connect(settings.resolved_database_url, timeout=5)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -134,6 +136,8 @@ def drain(
     engine = common.tables(settings)
     limit = settings.recovery.drain_seconds if within is None else within
     with common.prefect(settings) as api, common.out.status("draining ...") as status:
+        # Before a worker is stopped whose runs could then not be handed over.
+        api.require_entry()
 
         def show(still: Sequence[AtWork]) -> None:
             jobs = ", ".join(f"{one.job} since {one.since:%H:%M:%S} ({one.doing})" for one in still)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from aae.detection.baseline import (
     HISTORY_DAYS,
@@ -476,7 +476,7 @@ def _residual(
     expected = level + shape[:, lagged.weekday[0]]
     away = values[:, 0] - expected
     score = away / (width * np.sqrt(1.0 + 1.6 / np.maximum(count, 1)))
-    tail = stats.t.sf(np.abs(score), df=_TAIL)
+    tail = special.stdtr(_TAIL, -np.abs(score))  # of Student's t; all of scipy.stats would take a second to load
     # The same weekday a week ago and before is the fairest comparison: worse than all of them but one, or ordinary.
     same = there & (weekday == lagged.weekday[0])
     higher = (same & (past >= values[:, :1])).sum(axis=1)

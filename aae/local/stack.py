@@ -90,10 +90,11 @@ class Memory:
 
 @dataclass(slots=True)
 class _Part:
-    """One running child: how it is called, its process, its log and how to see that it is ready."""
+    """One running child: how it is called and where it runs, its process, its log and how to see that it is ready."""
 
     name: str
     command: list[str]
+    folder: Path
     process: subprocess.Popen[bytes]
     log: Path
     log_offset: int
@@ -250,7 +251,7 @@ class Stack:
     def start(self) -> None:
         """Start cache, sandbox and server, without waiting for them; the worker needs the server, so it comes later."""
         self.state_dir.mkdir(mode=0o700, exist_ok=True)
-        self.logs_dir.mkdir(exist_ok=True)
+        self.logs_dir.mkdir(mode=0o700, exist_ok=True)
         before = Memory.read(self._memory_file)
         if before is None:
             key = base64.urlsafe_b64encode(os.urandom(32)).decode()
@@ -331,7 +332,7 @@ class Stack:
                 told.append(f"The {part.name} {_how_it_ended(part)}; it is started again.")
                 # Helpers of its group that outlived it would hold its ports.
                 _signal_group(part.process.pid, signal.SIGKILL)
-                part.process, part.log_offset = self._spawn(part.log, part.command)
+                part.process, part.log_offset = self._spawn(part.log, part.command, part.folder)
                 part.started, part.ready_after = now, None
         return told
 
@@ -340,7 +341,7 @@ class Stack:
         for part in self._parts:
             if part.name == name:
                 _stop(part)
-                part.process, part.log_offset = self._spawn(part.log, part.command)
+                part.process, part.log_offset = self._spawn(part.log, part.command, part.folder)
                 part.started, part.ready_after = time.monotonic(), None
 
     def stop(self) -> None:
@@ -380,14 +381,16 @@ class Stack:
         )
 
     def _start_server(self) -> None:
-        (self.state_dir / "prefect").mkdir(exist_ok=True)
+        home = self.state_dir / "prefect"
+        home.mkdir(mode=0o700, exist_ok=True)
         port = str(self.memory.server_port)
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", port]
-        self._launch("server", command, lambda: _answers(f"{self.api_url}/health"))
+        # Not in the project's folder: Prefect, too, reads the .env there, and with it the settings of a real server.
+        self._launch("server", command, lambda: _answers(f"{self.api_url}/health"), home)
 
     def _start_cache(self) -> None:
         folder = self.state_dir / "cache"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         port = str(self.memory.cache_port)
         options = {
             "--bind": _HOST,
@@ -410,19 +413,19 @@ class Stack:
         command = [sys.executable, "-m", "aae.sandbox", *arguments]
         self._launch("sandbox", command, lambda: _answers(f"{self.sandbox_url}/_sandbox/health"))
 
-    def _launch(self, name: str, command: list[str], is_ready: Callable[[], bool]) -> None:
+    def _launch(self, name: str, command: list[str], is_ready: Callable[[], bool], folder: Path = PROJECT) -> None:
         log = self.logs_dir / f"{name}.log"
-        process, offset = self._spawn(log, command)
-        self._parts.append(_Part(name, command, process, log, offset, is_ready, time.monotonic()))
+        process, offset = self._spawn(log, command, folder)
+        self._parts.append(_Part(name, command, folder, process, log, offset, is_ready, time.monotonic()))
 
-    def _spawn(self, log: Path, command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+    def _spawn(self, log: Path, command: list[str], folder: Path) -> tuple[subprocess.Popen[bytes], int]:
         """The process, and where in the log its own words begin."""
         with log.open("ab") as out:
             offset = out.tell()
             process = subprocess.Popen(  # noqa: S603 - our own commands
                 mortal(command),
                 env=self.environment(),
-                cwd=PROJECT,
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

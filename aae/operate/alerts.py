@@ -47,11 +47,7 @@ FIRST: Final[dict[Kind, str]] = {
 """The first thing to do about each kind of alert."""
 
 BEAT: Final = "aae.watch.beat"
-"""The event by which the watch says that it is there; an automation notices its absence."""
-
-BEAT_SECONDS: Final = 120.0
-SILENT_SECONDS: Final = 600.0
-"""Without a beat for this long the watch is reported silent."""
+"""The event by which the watch says that it is there; an automation tells what the last one held."""
 
 FETCH: Final = "fetch-ad-data/"
 
@@ -60,6 +56,7 @@ _CONFIRM_SECONDS: Final = 60.0
 _HISTORY: Final = timedelta(days=2)
 """A failure longer ago than this is no news."""
 _TEXT: Final = 600
+_UNWATCHED: Final = "Jobs go on, but lost runs are not run again and nothing else is noticed."
 
 
 def event_name(kind: Kind) -> str:
@@ -193,7 +190,9 @@ class Alerts:
         ]
         for one in stuck:
             title = f"A run of {self._job(one)} has been at work for more than {limit}"
-            self.tell(Alert("stuck-run", one.id, title, f"{one.name} gives signs of life and does not end.", one), now)
+            detail = f"{one.name} gives signs of life and does not end."
+            # That the same run did not begin at first was another cause.
+            self.tell(Alert("stuck-run", f"{one.id} at work", title, detail, one), now)
         return "stuck-run" if stuck else None
 
     def _failed(self, now: datetime) -> bool:
@@ -253,9 +252,15 @@ class Alerts:
             self._sent[alert.event_id] = (self._monotonic() + _CONFIRM_SECONDS, alert)
             self._waiting.pop(0)
         if self._monotonic() >= self._next_beat:
-            pool = {"prefect.resource.id": f"aae.watch.{self._pool}", "prefect.resource.name": f"watch of {self._pool}"}
-            self._api.emit_event(BEAT, pool, {}, at=now)
-            self._next_beat = self._monotonic() + BEAT_SECONDS
+            self._beat(now)
+            self._next_beat = self._monotonic() + self._settings.alerts.beat_seconds
+
+    def _beat(self, now: datetime) -> None:
+        """Say that we are there, and what operators are to be told should we never say so again."""
+        detail = f"It was last heard of at {now:%Y-%m-%d %H:%M:%S} UTC. {_UNWATCHED}"
+        alert = Alert("silent-watch", now.isoformat(), "The watch says nothing any more", detail)
+        resource = {"prefect.resource.id": f"aae.watch.{self._pool}", "prefect.resource.name": f"watch of {self._pool}"}
+        self._api.emit_event(BEAT, resource, self._message(alert), at=now)
 
     def _confirm(self, now: datetime) -> None:
         """Send again what the server has lost: it drops events in bursts."""
@@ -273,6 +278,9 @@ class Alerts:
             "prefect.resource.id": f"prefect.flow-run.{run.id}" if run else f"aae.pool.{self._pool}",
             "prefect.resource.name": run.name if run else self._pool,
         }
-        payload: dict[str, Any] = dict(message(alert, pool=self._pool, ui_url=self._settings.resolved_ui_url))
+        payload = self._message(alert)
         self._api.emit_event(event_name(alert.kind), resource, payload, at=now, event_id=alert.event_id)
         log.warning("alert: %s", payload["title"])
+
+    def _message(self, alert: Alert) -> dict[str, Any]:
+        return dict(message(alert, pool=self._pool, ui_url=self._settings.resolved_ui_url))

@@ -1,9 +1,10 @@
-"""What anybody on the network could read or do: connections in clear beyond this machine, an API without a login."""
+"""What others could read or do: connections in clear beyond this machine, an API without a login, open files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,6 +17,8 @@ from aae.operate.prefect_api import PrefectApi
 from aae.settings import Settings
 
 _NO: Final = frozenset({"none", "false", "0", "no", "optional"})
+_FOR_OTHERS: Final = 0o027
+"""Rights on a file: whatever others may do with it, and what a group may beyond reading it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,17 @@ class Exposure:
 def in_the_settings(settings: Settings) -> list[Exposure]:
     """What the settings alone tell. Connections within this machine, and through sockets, are nobody's business."""
     return [*_database(settings), *_redis(settings), *_mail(settings), *_http(settings)]
+
+
+def in_files(settings: Settings) -> list[Exposure]:
+    """Files with secrets that more than their owner, and the group they were given to, can read here."""
+    settings_file = settings.model_config.get("env_file")
+    files = [settings.resolved_key_file, *([Path(str(settings_file))] if settings_file else [])]
+    return [
+        Exposure(f"{file.absolute()} is open to other users of this machine, with its secrets", f"chmod 600 {file}")
+        for file in files
+        if file.exists() and file.stat().st_mode & _FOR_OTHERS
+    ]
 
 
 def on_the_api(settings: Settings) -> list[Exposure]:

@@ -5,9 +5,11 @@ Importing Prefect takes seconds; a status question should not.
 
 from __future__ import annotations
 
+import base64
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -154,8 +156,8 @@ class WorkQueue:
 class PrefectApi:
     """Questions to one Prefect API, for instance ``http://127.0.0.1:4200/api``.
 
-    ``auth_string`` (``user:password``) and ``api_key`` are Prefect's own ways to log in; ``ca_file`` (PEM) is trusted
-    in place of the public authorities. Every method may raise
+    ``auth_string`` (``user:password``) and ``api_key`` are Prefect's own ways to log in, the first of them counts;
+    ``ca_file`` (PEM) is trusted in place of the public authorities. Every method may raise
     ``Retry`` (no answer), ``Reauthorize`` (not allowed in) or ``Bug`` (an answer that we do not understand).
     """
 
@@ -171,12 +173,18 @@ class PrefectApi:
     ) -> None:
         self.url = url.rstrip("/")
         # A question now and then: a connection kept open between them would only have to be closed by somebody.
-        headers = {"Connection": "close"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
-        user, _, password = (auth_string or "").partition(":")
+        headers = {"Connection": "close"}
+        self._remedy = "set PREFECT_API_AUTH_STRING (user:password) or PREFECT_API_KEY"
+        if auth_string:
+            # As a whole, as Prefect does: its server compares it as a whole, also one without a colon.
+            headers["Authorization"] = f"Basic {base64.b64encode(auth_string.encode()).decode()}"
+            self._remedy = "set PREFECT_API_AUTH_STRING to what the server has as PREFECT_SERVER_API_AUTH_STRING"
+        elif api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
+            self._remedy = "PREFECT_API_KEY is not, or no longer, one of its keys"
         self._client = httpx.Client(
             base_url=f"{self.url}/",
             headers=headers,
-            auth=(user, password) if auth_string else None,
             timeout=timeout,
             transport=transport,
             # Certificates take a third of a second to load, and are for TLS only.
@@ -204,6 +212,15 @@ class PrefectApi:
     def server_version(self) -> str:
         """The server's Prefect version."""
         return str(self._ask("GET", "admin/version"))
+
+    def require_entry(self) -> None:
+        """See that the server lets us in, before long work begins. One that does not answer now may do so later.
+
+        Raises:
+            Reauthorize: it does not.
+        """
+        with suppress(Retry, Bug):
+            self.server_version()
 
     def deployment(self, name: str) -> Deployment | None:
         """The deployment ``flow-name/deployment-name``; None if there is none."""
@@ -489,9 +506,7 @@ class PrefectApi:
         if response.status_code in {404, 204}:
             return None
         if response.status_code in {401, 403}:
-            raise Reauthorize(
-                f"Prefect's API at {self.url} does not let us in: set PREFECT_API_AUTH_STRING or PREFECT_API_KEY."
-            )
+            raise Reauthorize(f"Prefect's API at {self.url} does not let us in: {self._remedy}.")
         if response.status_code >= 500 or response.status_code == 429:
             raise Retry(f"Prefect's API at {self.url} answered {response.status_code} to /{path}.")
         if not response.is_success:

@@ -18,10 +18,12 @@ from aae.storage.attempts import Process
 # Runs before the command itself in the same process: the kernel shall send a signal when the parent is gone, and if it
 # went before we could ask, there is nothing to start. (``preexec_fn`` would run Python in a forked, perhaps threaded
 # process.) Linux only. A shell's background jobs ignore Ctrl-C, and so would their children for ever: Prefect turns
-# SIGTERM into SIGINT and would never stop. No core dump: a process that crashes must not write its secrets to a file.
+# SIGTERM into SIGINT and would never stop. No core dump: a process that crashes must not write its secrets to a file;
+# and what it does write is for its user alone, whoever starts it.
 _LAUNCHER: Final = (
     "import ctypes,os,resource,signal,sys\n"
     "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+    "os.umask(0o077)\n"
     "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_DFL)\n"
     "if sys.platform == 'linux':\n"
     "    ctypes.CDLL(None).prctl(1, int(sys.argv[2]))\n"

@@ -231,8 +231,15 @@ def _connect_mysql(url: str, timeout: int) -> Engine:
             "read_timeout": timeout,
             "write_timeout": timeout,
             "init_command": _MYSQL_SESSION,
+            "local_infile": True,
         },
     )
+
+    @event.listens_for(engine, "connect")
+    def _give_out_no_files(connection: Any, _record: Any) -> None:
+        # The session may load files; which and when is for aae.storage.bulk to say, not for the server.
+        connection._local_infile = False
+
     event.listen(engine, "handle_error", _tell_denial)
     return engine
 

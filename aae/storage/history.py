@@ -209,14 +209,13 @@ def drop_hours(connection: Connection, account_id: int, before: date, *, rows: i
     )
 
 
-def unfold(connection: Connection, account_id: int, days: Select[tuple[date]], since: date, until: date) -> None:
-    """Take away the summary of those of ``days``, all between ``since`` and ``until``, that get facts again."""
+def unfold(connection: Connection, account_id: int, days: Sequence[date], since: date, until: date) -> None:
+    """Take away the summary of ``days``, all between ``since`` and ``until``, that get facts again."""
     there = select(daily_summary.c.local_date).where(_between(daily_summary, account_id, since, until))
     # Nearly always there is none, and looking locks nothing.
     if connection.execute(there.limit(1)).first() is not None:
-        given = list(connection.scalars(days))
         connection.execute(
-            delete(daily_summary).where(daily_summary.c.account_id == account_id, daily_summary.c.local_date.in_(given))
+            delete(daily_summary).where(daily_summary.c.account_id == account_id, daily_summary.c.local_date.in_(days))
         )
 
 

@@ -1,9 +1,10 @@
 """The numbers: storing a slice so that twice is once, and reading them back as columns.
 
-A slice is *replaced*. Its rows are staged in a temporary table and compared with what is there in the database; only
-what differs is written, what the platform no longer reports is deleted, and every stored value that changed goes to
-the ledger ``metric_revisions``. Money and conversions are micros in Python and in the staging table; SQL turns them
-into the tables' decimals and back by exact decimal arithmetic.
+A slice is *replaced*. Into one that holds nothing the rows go straight. Otherwise they are staged in a temporary table
+and compared with what is there in the database; only what differs is written, what the platform no longer reports is
+deleted, and every stored value that changed, and every row that came late, goes to the ledger ``metric_revisions``.
+Money and conversions are micros in Python and in the staging table; SQL turns them into the tables' decimals and back
+by exact decimal arithmetic.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from functools import cache
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -45,7 +45,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames
 from aae.model import METRIC_COLUMNS, Account, AccountStatus, Granularity, Level, Platform, Slice, Totals
-from aae.storage.bulk import Row, refill, temporary
+from aae.storage.bulk import load, refill, temporary
 from aae.storage.entities import ensure, ids_of, lock_account, upsert_entities
 from aae.storage.history import unfold
 from aae.storage.schema import (
@@ -73,6 +73,7 @@ _MEASURES: Final = (*_COUNTS, *_AMOUNTS)
 # The hour of a daily row in the staging tables, where it is part of a key.
 _NO_HOUR: Final = -1
 _NEW, _CHANGED, _WITHDRAWN = 0, 1, 2
+_KEY: Final = ["entity_id", "local_date", "local_hour"]
 
 _stage = temporary(
     "aae_stage",
@@ -129,19 +130,20 @@ def store_slice(
     """
     _validate(account, piece, metrics)
     lock_account(connection, account.id)
-    refill(connection, _stage, _staged_rows(connection, account, metrics, now))
-    refill(connection, _changes)
+    rows = _rows(connection, account, metrics, now)
+    if rows.duplicated(_KEY).any():
+        raise ValueError(f"two rows for the same entity and time in the slice {piece}")
     facts = _facts(piece.granularity)
-    _compare(connection, facts, piece, attribution)
-    counts = _count_changes(connection)
-    if counts[_CHANGED] or counts[_WITHDRAWN]:
-        for measure in _MEASURES:
-            _record_revisions(connection, piece, measure, run_id, now)
-        connection.execute(delete(facts).where(_in_slice(facts, piece), exists().where(_same_row(facts, _changes))))
-    if counts[_NEW] or counts[_CHANGED]:
-        _insert_changes(connection, facts, piece, attribution)
+    if connection.execute(select(facts.c.entity_id).where(_in_slice(facts, piece)).limit(1)).first() is None:
+        # Nothing to compare with.
+        own = rows if "local_hour" in facts.c else rows.drop(columns="local_hour")
+        load(connection, facts, own, account_id=account.id, attribution=attribution)
+        counts = {_NEW: len(rows), _CHANGED: 0, _WITHDRAWN: 0}
+    else:
+        counts = _replace(connection, facts, piece, rows, attribution=attribution, run_id=run_id, now=now)
     if piece.granularity is Granularity.DAILY:
-        unfold(connection, account.id, select(_stage.c.local_date).distinct(), piece.since, piece.until)
+        days = rows["local_date"].dt.date.unique().tolist()
+        unfold(connection, account.id, days, piece.since, piece.until)
     return StoreResult(len(metrics), counts[_NEW], counts[_CHANGED], counts[_WITHDRAWN])
 
 
@@ -206,60 +208,49 @@ def _validate(account: Account, piece: Slice, metrics: pd.DataFrame) -> None:
         raise ValueError(f"rows whose hour does not fit the slice {piece}")
     if not metrics["level"].isin([Level.AD.value, Level.CAMPAIGN.value]).all():
         raise ValueError("metrics are of ads, or of campaigns that have none")
-    if metrics.duplicated(["level", "external_id", "local_date", "local_hour"]).any():
-        raise ValueError(f"two rows for the same entity and time in the slice {piece}")
 
 
-def _staged_rows(connection: Connection, account: Account, metrics: pd.DataFrame, now: datetime) -> list[Row]:
-    """The rows in the order of the staging table's columns."""
-    if metrics.empty:
-        return []
-    days = metrics["local_date"].to_numpy("datetime64[D]").tolist()
-    hours = metrics["local_hour"].fillna(_NO_HOUR).astype("int64").tolist()
-    start = _utc_starts(account.zone)
-    measures = [metrics[name].tolist() for name in _COUNTS]
-    measures += [_or_none(metrics[f"{name}_micros"]) for name in _AMOUNTS]
-    return list(
-        zip(
-            days,
-            hours,
-            _entity_ids(connection, account.id, metrics, now),
-            map(start, days, hours),
-            *measures,
-            strict=True,
-        )
+def _rows(connection: Connection, account: Account, metrics: pd.DataFrame, now: datetime) -> pd.DataFrame:
+    """The rows in the columns of the staging table."""
+    hours = metrics["local_hour"].fillna(_NO_HOUR).astype("int64")
+    return pd.DataFrame(
+        {
+            "local_date": metrics["local_date"],
+            "local_hour": hours,
+            "entity_id": _entity_ids(connection, account.id, metrics, now),
+            "utc_start": _utc_starts(account.zone, metrics["local_date"], hours),
+            **{name: metrics[name] for name in _COUNTS},
+            **{name: metrics[f"{name}_micros"] for name in _AMOUNTS},
+        }
     )
 
 
-def _utc_starts(zone: ZoneInfo) -> Any:
-    """A function from local day and hour to the naive UTC moment it begins."""
-
-    @cache
-    def start(day: date, hour: int) -> datetime:
-        # Without a fold Python takes the offset from before the change of clocks. That is the first of two equal hours,
-        # and puts an hour that does not exist after the gap.
-        local = datetime.combine(day, time(max(hour, 0)), tzinfo=zone)
-        return local.astimezone(UTC).replace(tzinfo=None)
-
-    return start
+def _utc_starts(zone: ZoneInfo, days: pd.Series[Any], hours: pd.Series[Any]) -> Any:
+    """The naive UTC moment at which each local day and hour begins."""
+    codes, shared = pd.factorize(pd.MultiIndex.from_arrays([days, hours]))
+    starts = np.array([_utc_start(zone, day.date(), hour) for day, hour in shared], dtype="datetime64[s]")
+    return starts[codes]
 
 
-def _or_none(column: pd.Series[Any]) -> list[int | None]:
-    return column.astype(object).where(column.notna(), None).tolist()
+def _utc_start(zone: ZoneInfo, day: date, hour: int) -> datetime:
+    # Without a fold Python takes the offset from before the change of clocks. That is the first of two equal hours, and
+    # puts an hour that does not exist after the gap.
+    local = datetime.combine(day, time(max(hour, 0)), tzinfo=zone)
+    return local.astimezone(UTC).replace(tzinfo=None)
 
 
-def _entity_ids(connection: Connection, account_id: int, metrics: pd.DataFrame, now: datetime) -> list[int]:
+def _entity_ids(connection: Connection, account_id: int, metrics: pd.DataFrame, now: datetime) -> Any:
     """Our id of every row's entity. Unknown ones are created from the top down."""
-    ids: dict[tuple[str, str], int] = {}
-    for name, rows in metrics.groupby("level", sort=False):
-        level = Level(str(name))
-        wanted = rows["external_id"].unique().tolist()
-        known = ids_of(connection, account_id, level, wanted)
+    ids = np.zeros(len(metrics), dtype=np.int64)
+    for name, places in metrics.groupby("level", sort=False).indices.items():
+        level, rows = Level(str(name)), metrics.iloc[places]
+        codes, wanted = pd.factorize(rows["external_id"])
+        known = ids_of(connection, account_id, level, wanted.tolist())
         if len(known) < len(wanted):
             unknown = rows[~rows["external_id"].isin(list(known))].drop_duplicates("external_id")
             known |= _create(connection, account_id, level, unknown, now)
-        ids |= {(level.value, external_id): entity_id for external_id, entity_id in known.items()}
-    return [ids[key] for key in zip(metrics["level"], metrics["external_id"], strict=True)]
+        ids[places] = np.array([known[external_id] for external_id in wanted], dtype=np.int64)[codes]
+    return ids
 
 
 def _create(
@@ -276,6 +267,31 @@ def _create(
     ad_set_ids = ensure(connection, account_id, Level.AD_SET, above, now=now)
     parents = dict(zip(unknown["external_id"], unknown["ad_set_external_id"].map(ad_set_ids), strict=True))
     return ensure(connection, account_id, Level.AD, parents, now=now)
+
+
+def _replace(
+    connection: Connection,
+    facts: Table,
+    piece: Slice,
+    rows: pd.DataFrame,
+    *,
+    attribution: str,
+    run_id: str | None,
+    now: datetime,
+) -> dict[int, int]:
+    """Write what differs from what is there; how many rows are new, changed and gone."""
+    refill(connection, _stage, rows)
+    refill(connection, _changes)
+    _compare(connection, facts, piece, attribution)
+    counts = _count_changes(connection)
+    if any(counts.values()):
+        for measure in _MEASURES:
+            _record_revisions(connection, piece, measure, run_id, now)
+    if counts[_CHANGED] or counts[_WITHDRAWN]:
+        connection.execute(delete(facts).where(_in_slice(facts, piece), exists().where(_same_row(facts, _changes))))
+    if counts[_NEW] or counts[_CHANGED]:
+        _insert_changes(connection, facts, piece, attribution)
+    return counts
 
 
 def _compare(connection: Connection, facts: Table, piece: Slice, attribution: str) -> None:
@@ -325,6 +341,8 @@ def _count_changes(connection: Connection) -> dict[int, int]:
 
 
 def _record_revisions(connection: Connection, piece: Slice, measure: str, run_id: str | None, now: datetime) -> None:
+    """What changed, went, or came late: rows of a day (or hour) of which others were there already."""
+    facts = _facts(piece.granularity)
     old, new = _changes.c[f"old_{measure}"], _changes.c[f"new_{measure}"]
     # The ledger keeps counts as amounts too, so that one pair of columns serves all five.
     scale: ColumnElement[int] = literal_column(
@@ -343,7 +361,12 @@ def _record_revisions(connection: Connection, piece: Slice, measure: str, run_id
         "changed_at": literal(now, UtcDateTime),
         "run_id": literal(run_id),
     }
-    changed = select(*values.values()).where(_changes.c.kind != _NEW, old.is_distinct_from(new))
+    was_there = exists().where(
+        _in_slice(facts, piece), facts.c.local_date == _changes.c.local_date, _hour(facts) == _changes.c.local_hour
+    )
+    changed = select(*values.values()).where(
+        old.is_distinct_from(new), or_(_changes.c.kind != _NEW, was_there.correlate(_changes))
+    )
     # An order, so that the ledger's ids say the same on every database.
     changed = changed.order_by(_changes.c.local_date, _changes.c.local_hour, _changes.c.entity_id)
     connection.execute(insert(metric_revisions).from_select(list(values), changed))

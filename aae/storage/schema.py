@@ -238,7 +238,7 @@ metric_revisions = Table(
     Column("local_hour", SmallInteger, nullable=True),
     Column("metric", String(16), nullable=False),
     # Both in micros, also for impressions and clicks; a missing new value means the row was withdrawn,
-    # a missing old one that the platform began to tell.
+    # a missing old one that the platform began to tell, or that the row came late.
     Column("old", Micros, nullable=True),
     Column("new", Micros, nullable=True),
     Column("changed_at", UtcDateTime, nullable=False),

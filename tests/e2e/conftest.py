@@ -82,6 +82,8 @@ def up(state: Path, **settings: str) -> Iterator[Product]:
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
+            # As on a system where every new file is open to everybody: tests/e2e/test_private.py.
+            umask=0,
         )
         try:
             deadline = time.monotonic() + 400

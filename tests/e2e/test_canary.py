@@ -127,9 +127,9 @@ class CanaryStack(Stack):
     def variables(self) -> dict[str, str]:
         return super().variables() | dict(self.more)
 
-    def _launch(self, name: str, command: list[str], is_ready: Callable[[], bool]) -> None:
+    def _launch(self, name: str, command: list[str], is_ready: Callable[[], bool], folder: Path = ROOT) -> None:
         command = ["tests.e2e.canary_sandbox" if word == "aae.sandbox" else word for word in command]
-        super()._launch(name, command, is_ready)
+        super()._launch(name, command, is_ready, folder)
 
 
 @dataclass

@@ -75,6 +75,7 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=0,  # what they write must be private all the same
             )
 
     def run(self, *command: str) -> None:

@@ -30,7 +30,6 @@ from aae.jobs import retention
 from aae.model import METRIC_COLUMNS, Account, Granularity, Level, Platform, Slice
 from aae.settings import RetentionSettings, Settings
 from aae.storage import accounts, attempts, fetches, history, incidents, metrics, notifications, pruning, reports
-from aae.storage.bulk import add
 from aae.storage.engine import connect as connect_to
 from aae.storage.engine import reading
 from aae.storage.entities import ensure
@@ -114,7 +113,9 @@ def fill(engine: Engine, account: Account, rows: list[Row]) -> None:
                 for name, day, hour, *numbers in rows
                 if (hour is None) == (table is ad_metrics_daily)
             ]
-            add(connection, table, [*common, *hours, *measures], given_rows)
+            if given_rows:
+                columns = [*common, *hours, *measures]
+                connection.execute(table.insert(), [dict(zip(columns, row, strict=True)) for row in given_rows])
 
 
 def modelled(rows: list[Row]) -> Sums:
@@ -687,7 +688,7 @@ def test_many_records_go_in_small_pieces_and_all_of_them(engine: Engine, account
         columns = ["account_id", "entity_id", "granularity", "local_date", "metric", "old", "new", "changed_at"]
         old = [(account.id, entity, "daily", date(2024, 1, 1), "spend", n, n, LONG_AGO) for n in range(4500)]
         young = [(account.id, entity, "daily", NOW.date(), "spend", n, n, NOW) for n in range(10)]
-        add(connection, metric_revisions, columns, old + young)
+        connection.execute(metric_revisions.insert(), [dict(zip(columns, row, strict=True)) for row in old + young])
     removed = prune(engine, tmp_path, rows_at_once=700).removed
     assert removed["metric_revisions"] == 4500
     assert count(engine, metric_revisions) == 10

@@ -112,13 +112,19 @@ def revisions(connection: Connection) -> set[tuple[Any, ...]]:
 
 
 def differences(before: Content, after: Content) -> set[tuple[Any, ...]]:
-    """What the ledger must say: every changed value of every row that was there before, counts in micros too."""
+    """What the ledger must say, counts in micros too: every value that changed, of rows that were there or came late.
+
+    Late is a row of a day or hour of which there were others before.
+    """
     nothing = (None,) * len(MEASURES)
     scales = (1_000_000, 1_000_000, 1, 1, 1)
+    known = {key[2:] for key in before}
     return {
         (*key, metric, old if old is None else old * scale, new if new is None else new * scale)
-        for key, olds in before.items()
-        for metric, scale, old, new in zip(MEASURES, scales, olds, after.get(key, nothing), strict=True)
+        for key in before.keys() | {key for key in after if key[2:] in known}
+        for metric, scale, old, new in zip(
+            MEASURES, scales, before.get(key, nothing), after.get(key, nothing), strict=True
+        )
         if old != new
     }
 
@@ -331,7 +337,7 @@ def test_local_hours_have_their_utc_beside_them(
     hour=st.integers(0, 23),
 )
 def test_utc_starts_are_that_local_hour_or_just_after_a_gap(zone: str, day: date, hour: int) -> None:
-    start = metrics._utc_starts(ZoneInfo(zone))(day, hour)
+    start = metrics._utc_start(ZoneInfo(zone), day, hour)
     local = start.replace(tzinfo=UTC).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
     wanted = datetime(day.year, day.month, day.day, hour)
     assert timedelta(0) <= local - wanted <= timedelta(hours=1)

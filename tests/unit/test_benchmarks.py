@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bench, detection, fetch, many, report
+from benchmarks import bench, detection, fetch, many, report, storing
+from tests import servers
+from tests.conftest import NEEDS_MARIADB
 
 Run = Callable[..., dict[str, Any]]
 
@@ -55,7 +57,18 @@ def test_many_accounts_give_figures_for_every_size_and_all_of_them_are_stored(ru
     assert all(size["not_stored"] == 0 and size["mb_per_account_month"] > 0 for size in figures["sizes"])
 
 
-@pytest.mark.parametrize("main", [fetch.main, detection.main, report.main, many.main])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("mariadb", marks=pytest.mark.mysql)])
+def test_storing_gives_figures_beside_the_limit_of_the_database(run: Run, database: str) -> None:
+    if database == "mariadb" and servers.mysql_daemon() is None:
+        pytest.skip(NEEDS_MARIADB)
+    figures = run(storing.main, "--ads", "30", "--days", "1", "--rounds", "1", "--database", database)
+    assert figures["rows"] == 30 * 24
+    assert figures["limit"] == ("upsert" if database == "sqlite" else "LOAD DATA")
+    assert figures["runs"][figures["limit"]]["times_limit"] == 1
+    assert {"first", "again", "changed", "upsert", "to_sql"} <= set(figures["runs"])
+
+
+@pytest.mark.parametrize("main", [fetch.main, detection.main, report.main, many.main, storing.main])
 def test_help_says_what_is_compared_with_what(
     main: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

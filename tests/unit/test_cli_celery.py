@@ -251,12 +251,14 @@ class TestImportBeat:
     def test_a_file_that_is_there_is_not_overwritten_unless_forced(self, aae: Run, beat: Path, tmp_path: Path) -> None:
         target = tmp_path / "prefect.yaml"
         target.write_text("mine")
+        target.chmod(0o640)
         said = aae("import-beat", str(beat), "--output", str(target))
         assert said.code == 2
         assert "--force" in said.err
         assert target.read_text() == "mine"
         assert aae("import-beat", str(beat), "--output", str(target), "--force").code == 0
         assert len(yaml.safe_load(target.read_text())["deployments"]) == 4
+        assert target.stat().st_mode & 0o777 == 0o640, "who may read it stays as it was"
         assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["celery_app.py", "prefect.yaml"]
 
     def test_one_entry_that_cannot_be_taken_over_and_nothing_is_written(

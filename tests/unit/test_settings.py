@@ -50,6 +50,18 @@ def complaint(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
         ("AAE_EMAIL__SMTP_URL", "smtp://", "must name a host"),
         ("AAE_EMAIL__SENDER", "a@b.c\nBcc: d@e.f", "one line"),
         ("PREFECT_API_URL", "prefect.internal:4200", "must begin with http://"),
+        ("PREFECT_API_URL", "http://me:s3cret@prefect.internal:4200/api", "no user name"),
+        ("PREFECT_UI_URL", "https://me:s3cret@prefect.internal", "no user name"),
+        ("AAE_PUBLIC_URL", "https://me:s3cret@app.example.com", "no user name"),
+        ("AAE_PUBLIC_URL", "https://app.example.com@evil.example.com", "no user name"),
+        ("AAE_PUBLIC_URL", "javascript:alert(1)", "must begin with http://"),
+        ("AAE_PUBLIC_URL", "https://", "must be an http://"),
+        ("AAE_PUBLIC_URL", "https://app.example.com/\n.evil.example.com", "must be an http://"),
+        ("AAE_PUBLIC_URL", "https://app.example.com/?to=", "no ? and no #"),
+        ("AAE_PUBLIC_URL", "https://app.example.com/#", "no ? and no #"),
+        ("AAE_ALERTS__WEBHOOK_URL", "ftp://hooks.example.com/s3cret", "must begin with http://"),
+        ("AAE_ALERTS__WEBHOOK_URL", "https:///s3cret", "must be an http://"),
+        ("AAE_ALERTS__SILENT_SECONDS", "9", "greater than or equal to 10"),
     ],
 )
 def test_a_mistake_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str) -> None:
@@ -85,6 +97,12 @@ def test_a_misspelt_variable_in_the_file_is_refused_too(monkeypatch: pytest.Monk
 def test_a_name_unknown_to_a_group_given_as_json_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     said = complaint(monkeypatch, AAE_META='{"base_urll": "s3cret"}')
     assert said.startswith("The setting AAE_META__BASE_URLL is wrong: there is no such setting.")
+
+
+def test_a_webhook_may_hold_a_password_and_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AAE_ALERTS__WEBHOOK_URL", "https://me:s3cret@hooks.example.com/x")
+    assert load().alerts.webhook_url.get_secret_value() == "https://me:s3cret@hooks.example.com/x"
+    assert "s3cret" not in repr(load())
 
 
 def test_our_variables_that_are_no_settings_are_let_pass(monkeypatch: pytest.MonkeyPatch) -> None:

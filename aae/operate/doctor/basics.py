@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from aae.addresses import is_internal
 from aae.errors import AaeError, UserError
 from aae.operate import exposure
 from aae.operate.doctor.findings import Check, attempt, failed, span
@@ -61,6 +63,7 @@ def examine(
             "cache", lambda: _cache(settings.redis_url), "start the server that AAE_REDIS_URL names, or `aae up`"
         )
         yield attempt("clocks", lambda: _clocks(engine if usable else None, api, clock), "timedatectl set-ntp true")
+        yield _links(settings)
         yield from _exposures(settings)
 
     if engine is not None and not usable:
@@ -68,9 +71,18 @@ def examine(
     return (engine if usable else None), checks()
 
 
+def _links(settings: Settings) -> Check:
+    """Whether people can follow the links in their mails. By its text only: a name may mean another host out there."""
+    url = settings.public_url
+    if settings.email.smtp_url.get_secret_value() and is_internal(urlsplit(url).hostname or ""):
+        told = f"Mails are sent, and their links lead to {url}, where nobody outside gets."
+        return Check("links", False, told, "set AAE_PUBLIC_URL to the web platform's address and restart the workers")
+    return Check("links", True, f"lead to {url}")
+
+
 def _exposures(settings: Settings) -> Iterator[Check]:
-    """What others on the network could read or do; one sentence where that is nothing."""
-    found = [*exposure.in_the_settings(settings), *exposure.on_the_api(settings)]
+    """What others could read or do; one sentence where that is nothing."""
+    found = [*exposure.in_the_settings(settings), *exposure.in_files(settings), *exposure.on_the_api(settings)]
     for one in found:
         yield Check("exposure", False, f"{one.what}.", one.remedy)
     if not found:

@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from email import message_from_string
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,25 @@ import pytest
 from aiosmtpd.controller import Controller
 from sqlalchemy import Engine, insert
 
+from aae.local.stack import MARK, _marked
 from aae.operate.alerts import ALERT_KINDS, Alerts, runbook
 from aae.operate.prefect_api import PrefectApi
 from aae.operate.recovery import Watch
 from aae.settings import RecoverySettings, Settings
 from aae.storage import engine as database
 from aae.storage.schema import ad_accounts, users
+from tests.quick import QUICK
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[3]
 POOL = "aae"
 JOB = "fetch-ad-data/six-hourly"
-PATIENCE = 180
+PATIENCE = 300
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _prefect() -> None:
+    """No server but our own is needed here."""
 
 
 class Listener:
@@ -67,6 +75,14 @@ class Listener:
 
     def alerts(self, kind: str) -> list[Any]:
         return [body for path, body in self.heard if path == "/hook" and body["alert"] == kind]
+
+    def everywhere(self, title: str) -> list[int]:
+        """How often it came by webhook, by Apprise and by mail."""
+        hook, apprise = (
+            sum(path == one and body["title"] == title for path, body in self.heard) for one in ("/hook", "/apprise")
+        )
+        subjects = [" ".join(message_from_string(mail)["Subject"].split()) for mail in self.mails]
+        return [hook, apprise, sum(title in subject for subject in subjects)]
 
 
 def wait_for(what: Callable[[], Any], tries: Callable[[], object] = lambda: None) -> Any:
@@ -124,6 +140,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, _redis_server: str) -> Itera
         "AAE_REDIS_URL": _redis_server,
         "AAE_ALERTS__WEBHOOK_URL": f"http://{hook}/hook",
         "AAE_ALERTS__APPRISE_URLS": f"json://{hook}/apprise",
+        "AAE_ALERTS__ALLOW_INTERNAL": "true",
         "AAE_ALERTS__EMAIL_TO": "ops@aae.example",
         "AAE_EMAIL__SMTP_URL": f"smtp://127.0.0.1:{listener.smtp.port}?tls=off",
     }
@@ -234,6 +251,36 @@ def test_each_cause_is_told_once_on_every_channel_with_a_link_and_what_to_do(ben
     assert "{{ 1 + 1 }}" in told["text"], "what is in a message is not rendered again"
 
 
+def test_a_run_that_did_not_begin_and_later_does_not_end_is_told_of_twice(bench: Bench, tables: Engine) -> None:
+    from aae.operate.processes import this_process
+    from aae.storage import attempts
+
+    run = bench.run()
+
+    def told() -> list[Any]:
+        return [one["title"] for one in bench.listener.alerts("stuck-run") if one["run_id"] == run]
+
+    bench.api.set_state(run, "PENDING", "Pending", "")
+    wait_for(told, watch(bench, tables))
+    with tables.begin() as connection:
+        token = attempts.take(connection, "fetch-ad-data", run_id=run, process=this_process())
+        assert token is not None
+    bench.api.set_state(run, "RUNNING", "Running", "")
+    look = watch(bench, tables, stuck_seconds=0.1)
+
+    def beat_and_look() -> None:
+        with tables.begin() as connection:
+            assert attempts.beat(connection, token, doing="a step that does not end")
+        look()
+
+    wait_for(lambda: len(told()) > 1, beat_and_look)
+    assert "stuck before it began" in told()[0]
+    assert "has been at work for more than" in told()[1]
+    with tables.begin() as connection:
+        attempts.end(connection, token, "ended")
+    bench.api.set_state(run, "COMPLETED", "Completed", "")
+
+
 def an_account(user: int, at: datetime) -> dict[str, Any]:
     required = [one for one in ad_accounts.columns if not one.nullable and one.default is None and not one.primary_key]
     known: dict[str, Any] = {
@@ -285,3 +332,105 @@ def test_deploying_again_changes_nothing_and_what_left_the_code_leaves_the_serve
     assert ("schedule", f"{JOB} six-hourly", "change") in changed
     assert ("alert channel", "aae-alerts-email", "remove") in changed
     assert ("automation", "aae: failed-run", "change") in changed
+
+
+def test_a_webhook_that_leads_inside_by_the_time_an_alert_comes_is_not_called(bench: Bench) -> None:
+    hook = bench.environment["AAE_ALERTS__WEBHOOK_URL"]
+    outside = {"AAE_ALERTS__ALLOW_INTERNAL": "false", "AAE_ALERTS__APPRISE_URLS": ""}
+    bench.deploy(AAE_ALERTS__WEBHOOK_URL="https://8.8.8.8/hook", **outside)
+    # No name service is ours to change: the address itself leads elsewhere from now on.
+    path = "block_types/slug/webhook/block_documents/name/aae-alerts-webhook?include_secrets=true"
+    found = bench.api.call("GET", path)
+    assert found["data"]["allow_private_urls"] is False
+    moved = {"data": found["data"] | {"url": hook}, "merge_existing_data": False}
+    bench.api.call("PATCH", f"block_documents/{found['id']}", moved)
+
+    title = "AAE: a run was due"
+    resource = {"prefect.resource.id": "aae.pool.aae", "prefect.resource.name": POOL}
+    payload = {"alert": "late-run", "title": title, "text": title}
+    bench.api.emit_event("aae.alert.late-run", resource, payload, at=datetime.now(UTC))
+    refused = {"filter": {"event": {"name": ["prefect.automation.action.failed"]}}}
+    told = wait_for(lambda: bench.api.call("POST", "events/filter", refused)["events"])
+    assert "private address" in told[0]["payload"]["reason"]
+    wait_for(lambda: bench.listener.everywhere(title)[2])
+    assert bench.listener.everywhere(title) == [0, 0, 1], "only the mail, whose server is our own"
+
+
+def test_deploying_refuses_a_webhook_that_leads_inside_in_a_sentence(bench: Bench) -> None:
+    with pytest.raises(AssertionError) as caught:
+        bench.deploy(AAE_ALERTS__ALLOW_INTERNAL="false")
+    hook = bench.environment["AAE_ALERTS__WEBHOOK_URL"]
+    assert "aae deploy: AAE_ALERTS__WEBHOOK_URL leads to an internal address" in str(caught.value)
+    assert hook not in str(caught.value)
+
+
+@contextmanager
+def running(command: str, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """``aae worker`` or ``aae watch``, as an operator starts it; whatever it leaves behind ends with it."""
+    marked = environment | {MARK: str(log)}
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aae", command], cwd=ROOT, env=marked, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pid in _marked(log):
+            with suppress(ProcessLookupError):
+                os.kill(pid, 9)
+
+
+@pytest.mark.timeout(1200)
+def test_a_run_stuck_at_work_and_a_silent_watch_are_told_once_each(bench: Bench, tmp_path: Path) -> None:
+    """A real worker, a job that really hangs, a watch that is really killed."""
+    silence, stuck_after = 20, 5
+    environment = {
+        **bench.environment,
+        **QUICK,
+        "AAE_DATABASE_URL": f"sqlite:///{tmp_path / 'aae.db'}",
+        "AAE_PROJECT_DIR": str(ROOT),
+        "AAE_ALERTS__STUCK_SECONDS": str(stuck_after),
+        "AAE_ALERTS__SILENT_SECONDS": str(silence),
+    }
+    engine = database.connect(environment["AAE_DATABASE_URL"])
+    database.upgrade(engine)
+    engine.dispose()
+    done = bench.deploy(AAE_ALERTS__SILENT_SECONDS=str(silence))
+    (changed,) = [one for one in done["changes"] if one["name"] == "aae: silent-watch"]
+    assert "trigger" in changed["fields"]
+    flow = ("tests/e2e/stuck_flow.py:stuck", "--name", "test", "--pool", POOL)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *flow]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
+    found = bench.api.deployment("stuck/test")
+    assert found is not None
+    quiet = "AAE: The watch says nothing any more"
+
+    with running("worker", environment, tmp_path / "worker"):
+        run = bench.api.create_run(found.id, {"how": "await", "mark": str(tmp_path / "mark")})
+        with running("watch", environment, tmp_path / "watch") as watch:
+            (told,) = wait_for(lambda: [one for one in bench.listener.alerts("stuck-run") if one["run_id"] == run.id])
+            assert bench.api.run(run.id).state_type == "RUNNING"
+            assert told["url"] == f"{bench.api.url.removesuffix('/api')}/runs/flow-run/{run.id}"
+            assert f"First: prefect flow-run logs {run.id}" in told["text"]
+            assert told["title"] == "AAE: A run of stuck/test has been at work for more than 0:00:05"
+            time.sleep(1.5 * silence)
+            assert bench.listener.alerts("silent-watch") == [], "it beats"
+            watch.kill()
+            (silent,) = wait_for(lambda: bench.listener.alerts("silent-watch"))
+        assert silent["url"].startswith(bench.api.url.removesuffix("/api")), "a link into the UI"
+        assert silent["first"] == "Start the watch: aae watch"
+        assert silent["first"] in silent["text"]
+        assert "last heard of at 20" in silent["text"]
+        assert (ROOT / silent["runbook"]).exists()
+
+        # Neither is told again while it lasts, and a watch that is started anew tells of no stuck run once more.
+        with running("watch", environment, tmp_path / "watch") as watch:
+            time.sleep(1.5 * silence)
+            for title in (told["title"], quiet):
+                assert bench.listener.everywhere(title) == [1, 1, 1]
+            watch.kill()
+            # That it has fallen silent again is another cause.
+            wait_for(lambda: bench.listener.everywhere(quiet) == [2, 2, 2])
+    assert len([one for one in bench.listener.alerts("stuck-run") if one["run_id"] == run.id]) == 1

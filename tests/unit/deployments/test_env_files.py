@@ -78,3 +78,32 @@ def test_without_a_command_it_says_how_it_is_used(words: tuple[str, ...]) -> Non
 
 def test_its_exit_code_is_that_of_the_command() -> None:
     assert with_env("--", "sh", "-c", "exit 7").returncode == 7
+
+
+def test_what_a_command_writes_is_for_its_user_alone(tmp_path: Path) -> None:
+    (tmp_path / "some.env").touch()
+    command = f"umask 0; exec {WITH_ENV} {tmp_path}/some.env -- touch {tmp_path}/written"
+    subprocess.run(["/bin/sh", "-c", command], timeout=30, check=True)
+    assert (tmp_path / "written").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("page", ["docs/running.md", "README.md", "SECURITY.md"])
+def test_no_page_has_a_comment_behind_a_setting_of_the_server(page: str) -> None:
+    """For systemd it would be part of the value: of a login, say."""
+    lines = (ROOT / page).read_text().splitlines()
+    settings = [line for line in lines if re.match("PREFECT_[A-Z_]+=", line)]
+    assert [line for line in settings if re.search(r"\s#", line)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("systemd/aae-server.service", "PREFECT_UI_STATIC_DIRECTORY=/var/lib/aae/"),
+        ("supervisor/aae.conf", 'PREFECT_UI_STATIC_DIRECTORY="/var/lib/aae/'),
+        ("docker/compose.yaml", "PREFECT_UI_STATIC_DIRECTORY: /var/lib/aae/"),
+    ],
+)
+def test_a_server_that_may_not_write_to_its_program_has_a_place_for_its_pages(path: str, name: str) -> None:
+    """Prefect copies them before it serves them, by default into its own package; or serves none, in silence."""
+    assert name in (ROOT / "deployments" / path).read_text()
+    assert "PREFECT_UI_STATIC_DIRECTORY" in _get_valid_setting_names(PrefectSettings)

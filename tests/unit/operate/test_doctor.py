@@ -30,7 +30,7 @@ from aae.operate.doctor import Check, Group, ago, basics, examine
 from aae.operate.doctor.failing import KINDS, kind_of
 from aae.operate.prefect_api import PrefectApi
 from aae.operate.redis_server import dial
-from aae.settings import Settings
+from aae.settings import EmailSettings, Settings
 from aae.storage import attempts
 from aae.storage import engine as database
 from aae.storage.attempts import Process
@@ -681,6 +681,27 @@ def test_a_key_that_does_not_open_the_stored_tokens_is_a_finding(
     found = examined(of=settings.model_copy(update={"encryption_keys": keys}))["encryption key"]
     assert found.ok is well
     assert well or "set AAE_ENCRYPTION_KEYS" in str(found.remedy)
+
+
+@pytest.mark.parametrize(
+    ("public", "sent", "well"),
+    [
+        ("https://app.example.com", True, True),
+        ("http://localhost:8000", False, True),
+        ("http://localhost:8000", True, False),
+        ("https://10.0.0.5", True, False),
+        ("https://2130706433/app", True, False),
+        ("https://app.internal", True, False),
+    ],
+)
+def test_links_that_lead_inside_are_a_finding_while_mail_is_sent_for_real(
+    examined: Doctor, settings: Settings, public: str, *, sent: bool, well: bool
+) -> None:
+    email = EmailSettings(smtp_url=SecretStr("smtps://me:s3cret@mail.example.com" if sent else ""))
+    found = examined(of=settings.model_copy(update={"public_url": public, "email": email}))["links"]
+    assert found.ok is well
+    assert public in found.detail
+    assert well or "set AAE_PUBLIC_URL" in str(found.remedy)
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])

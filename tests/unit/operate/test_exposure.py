@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,3 +69,23 @@ def test_an_open_api_beyond_this_machine_is_told(monkeypatch: pytest.MonkeyPatch
     (told,) = exposure.on_the_api(Settings(PREFECT_API_URL="https://prefect.example.com/api"))
     assert "PREFECT_SERVER_API_AUTH_STRING" in told.remedy
     assert asked == ["https://prefect.example.com/api"]
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o620, 0o644, 0o666])
+@pytest.mark.parametrize("name", [".env", "encryption.key"])
+def test_a_file_with_secrets_that_others_can_open_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mode: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(Settings.model_config, "env_file", ".env")
+    settings = Settings(state_dir=tmp_path)
+    assert exposure.in_files(settings) == []
+    file = tmp_path / name
+    file.write_text("AAE_LOG_LEVEL=info\n")
+    file.chmod(mode)
+    (told,) = exposure.in_files(settings)
+    assert str(file) in told.what
+    assert told.remedy.startswith("chmod 600 ")
+    for well in (0o600, 0o400, 0o640):
+        file.chmod(well)
+        assert exposure.in_files(settings) == []

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -148,6 +149,37 @@ def test_any_answer_ends_in_an_error_of_ours_or_a_frame(
     for secret in SECRETS.values():
         assert secret not in said + caplog.text
     assert len(said) < 2000
+
+
+ELSEWHERE = "http://elsewhere.test/x?after=B&access_token=1"
+OURS = {"meta.test", "tiktok.test", "google.test", "oauth.test"}
+
+
+def planted(value: Any) -> Any:
+    """The same with an address of somebody else's wherever one might be looked for."""
+    if isinstance(value, dict):
+        names = ("next", "previous", "url", "file_url", "download_url", "next_page", "nextPageToken", "redirect")
+        return {name: planted(one) for name, one in value.items()} | dict.fromkeys(names, ELSEWHERE)
+    return [planted(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("platform", Platform)
+@pytest.mark.parametrize("status", [200, 301, 302, 303, 307, 308])
+def test_no_address_in_an_answer_is_ever_followed(platform: Platform, status: int) -> None:
+    for action in actions(platform).values():
+        for good in GOOD[platform]:
+            asked: list[httpx.Request] = []
+
+            def script(request: httpx.Request) -> httpx.Response | Exception:
+                asked.append(request)  # noqa: B023 - used within the round
+                headers = {"Location": ELSEWHERE, "Link": f'<{ELSEWHERE}>; rel="next"'}
+                answer = httpx.Response(status, json=planted(good), headers=headers)  # noqa: B023
+                return answer if len(asked) < 5 else httpx.ConnectError("enough")  # noqa: B023
+
+            with suppress(AaeError):
+                use(platform, script, action)
+            assert asked
+            assert {one.url.host for one in asked} <= OURS
 
 
 @pytest.mark.parametrize("platform", Platform)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from aae.model import Platform
 from aae.sandbox import APP, Clock, Fault, Faults, World, create_app, running
+from tests.listening import addresses
 from tests.unit.sandbox.wires import NOW, Wire, first
 
 
@@ -232,3 +234,20 @@ def test_the_command_says_its_address_and_serves() -> None:
         finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(10) == 0
+
+
+def test_it_listens_on_loopback_and_cannot_be_told_otherwise() -> None:
+    """Whoever reaches it gets its users' tokens, and may break it at will."""
+    command = [sys.executable, "-m", "aae.sandbox", "--users", "1", "--days", "2"]
+    environment = os.environ | {"UVICORN_HOST": "0.0.0.0", "HOST": "0.0.0.0"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout
+            port = int(process.stdout.readline().rpartition(":")[2])
+            assert [(str(address), where) for address, where in addresses([process.pid])] == [("127.0.0.1", port)]
+        finally:
+            process.send_signal(signal.SIGINT)
+    for option in ("--host", "--bind", "--listen"):
+        refused = subprocess.run([*command, option, "0.0.0.0"], capture_output=True, text=True, check=False)
+        assert refused.returncode == 2
+        assert f"unrecognized arguments: {option} 0.0.0.0" in refused.stderr

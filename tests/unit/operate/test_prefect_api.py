@@ -1,0 +1,54 @@
+"""How our client of Prefect's API logs in: with what its server compares, whatever is in it."""
+
+from __future__ import annotations
+
+import base64
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aae.errors import Reauthorize
+from aae.operate.prefect_api import PrefectApi
+
+URL = "http://127.0.0.1:1/api"
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1))
+def test_the_login_arrives_as_it_is_set(login: str) -> None:
+    """Prefect's server compares the whole, so a login without a colon, or with several, is one, too."""
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        scheme, credentials = request.headers["authorization"].split()
+        return httpx.Response(200, json=[scheme, base64.b64decode(credentials).decode()])
+
+    with PrefectApi(URL, auth_string=login, api_key="key", transport=httpx.MockTransport(serve)) as api:
+        assert api.call("GET", "health") == ["Basic", login]
+
+
+@pytest.mark.parametrize(
+    ("auth_string", "api_key", "remedy"),
+    [
+        (None, None, "set PREFECT_API_AUTH_STRING (user:password) or PREFECT_API_KEY"),
+        ("o:wr0ng", None, "set PREFECT_API_AUTH_STRING to what the server has as PREFECT_SERVER_API_AUTH_STRING"),
+        (None, "wr0ng", "PREFECT_API_KEY is not, or no longer, one of its keys"),
+    ],
+)
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_says_what_to_set_and_not_what_was_set(
+    auth_string: str | None, api_key: str | None, remedy: str, status: int
+) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(status))
+    with (
+        PrefectApi(URL, auth_string=auth_string, api_key=api_key, transport=transport) as api,
+        pytest.raises(Reauthorize) as caught,
+    ):
+        api.require_entry()
+    assert str(caught.value) == f"Prefect's API at {URL} does not let us in: {remedy}."
+
+
+@pytest.mark.parametrize("answer", [httpx.Response(500), httpx.Response(404), httpx.Response(200, text="hello")])
+def test_a_server_that_is_not_well_is_no_reason_to_stay_out(answer: httpx.Response) -> None:
+    with PrefectApi(URL, transport=httpx.MockTransport(lambda _: answer)) as api:
+        api.require_entry()
