@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
 from aae.model import METRIC_COLUMNS, Account, Granularity, Platform, Slice
-from aae.storage import accounts, bulk, metrics
+from aae.storage import accounts, loading, metrics
 from aae.storage.engine import upgrade
 from aae.vault import Vault
 from benchmarks import bench
@@ -175,7 +175,7 @@ def _load_data(engine: Engine, rows: pd.DataFrame, path: Path) -> Measured[int]:
     )
 
     def load() -> int:
-        with engine.begin() as connection, bulk._giving_out_files(connection):
+        with engine.begin() as connection, loading._giving_out_files(connection):
             return connection.exec_driver_sql(statement).rowcount
 
     return bench.measured(load)

@@ -237,7 +237,7 @@ def _connect_mysql(url: str, timeout: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _give_out_no_files(connection: Any, _record: Any) -> None:
-        # The session may load files; which and when is for aae.storage.bulk to say, not for the server.
+        # The session may load files; which and when is for aae.storage.loading to say, not for the server.
         connection._local_infile = False
 
     event.listen(engine, "handle_error", _tell_denial)

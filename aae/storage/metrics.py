@@ -45,9 +45,9 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames
 from aae.model import METRIC_COLUMNS, Account, AccountStatus, Granularity, Level, Platform, Slice, Totals
-from aae.storage.bulk import load, refill, temporary
 from aae.storage.entities import ensure, ids_of, lock_account, upsert_entities
 from aae.storage.history import unfold
+from aae.storage.loading import load, refill, temporary
 from aae.storage.schema import (
     UtcDateTime,
     ad_accounts,

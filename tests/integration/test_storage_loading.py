@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Engine, select
 from sqlalchemy.exc import ProgrammingError
 
-from aae.storage import bulk
-from aae.storage.bulk import load, refill, temporary
+from aae.storage import loading
+from aae.storage.loading import load, refill, temporary
 from aae.storage.schema import Micros
 from tests.servers import connected
 
@@ -71,7 +71,7 @@ def stored(connection: Connection) -> list[tuple[Any, ...]]:
 @pytest.fixture
 def by_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """However few the rows, they go by file where the database takes one."""
-    monkeypatch.setattr(bulk, "_WORTH_A_FILE", 1)
+    monkeypatch.setattr(loading, "_WORTH_A_FILE", 1)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_by_file_and_by_insert_is_the_same(plain: Engine, rows: list[tuple[Any, 
     found = []
     for worth in (1, 10**9):
         with pytest.MonkeyPatch.context() as patch, plain.begin() as connection:
-            patch.setattr(bulk, "_WORTH_A_FILE", worth)
+            patch.setattr(loading, "_WORTH_A_FILE", worth)
             refill(connection, stage, frame(rows))
             found.append(stored(connection))
     assert found[0] == found[1]
@@ -110,7 +110,7 @@ def test_many_rows_really_go_by_file(plain: Engine, monkeypatch: pytest.MonkeyPa
     def insert(*_: Any, **__: Any) -> None:
         raise AssertionError("by INSERT")
 
-    monkeypatch.setattr(bulk, "_insert", insert)
+    monkeypatch.setattr(loading, "add", insert)
     with plain.begin() as connection:
         refill(connection, stage, frame([ROW]))
         assert connection.scalar(select(stage.c.amount)) == 1_500_000
