@@ -1,6 +1,6 @@
 """Columns of numbers into tables, by the quickest way that the database has.
 
-To MySQL that is ``LOAD DATA LOCAL INFILE`` where the server permits it (``local_infile``), and INSERT where it does not.
+To MySQL that is ``LOAD DATA LOCAL INFILE`` where a server permits it (``local_infile``), and INSERT where it does not.
 The "file" is memory of this process. A server may answer that statement by asking for any file it likes, so the driver
 gives files out only while one of ours is under way. Everything here runs inside the caller's transaction.
 """
