@@ -43,8 +43,10 @@ def login(program: Client, served: Sandbox, token: str, **changed: Any) -> None:
 
 
 def test_advertisers_are_listed_and_described(ask: Client, account: dict[str, Any]) -> None:
-    listed = ask("advertisers")["data"]["list"]
-    assert {"advertiser_id": account["external_id"], "advertiser_name": account["name"]} in listed
+    answer = ask("advertisers")
+    assert answer["request_id"]
+    named = {"advertiser_id": account["external_id"], "advertiser_name": account["name"]}
+    assert named in answer["data"]["list"]
     fields = ["advertiser_id", "name", "currency", "timezone", "display_timezone", "balance"]
     (told,) = ask("info", ids=[account["external_id"]], fields=fields)["data"]["list"]
     assert set(told) == set(fields)
