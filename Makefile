@@ -12,22 +12,34 @@ help: ## Show this help
 
 # Only wheels: no code of a dependency runs while it is installed. uv installs ten times faster than pip; where it cannot
 # (pip.conf names a private index, say), pip does the same.
-install = $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --only-binary :all: -r $(1) 2>/dev/null \
-	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: -r $(1)
+install = $(BIN)/uv pip install --quiet --python $(2) --require-hashes --only-binary :all: -r $(1) 2>/dev/null \
+	|| $(BIN)/python -m pip --python $(2) install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: -r $(1)
 
 $(VENV)/.runtime: requirements.lock requirements-uv.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("AAE Pipelines needs Python 3.11 or newer; name one with make PYTHON=python3.12 ...")'
 	@echo "Setting up the environment (once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-uv.lock
-	@$(call install,requirements.lock)
+	@$(call install,requirements.lock,$(BIN)/python)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@echo "Setting up the test environment (once) ..."
-	@$(call install,requirements-dev.lock)
+	@$(call install,requirements-dev.lock,$(BIN)/python)
 	@touch $@
+
+# The platforms' own clients, in an environment of their own: what they depend on never bounds the product. Where they cannot be
+# had, only their tests are missing, and say so.
+CLIENTS := $(VENV)/clients
+
+$(VENV)/.clients: requirements-clients.lock $(VENV)/.runtime
+	@echo "Setting up the platforms' own clients (once) ..."
+	@test -x $(CLIENTS)/bin/python || $(BIN)/python -m venv --without-pip $(CLIENTS)
+	@$(call install,requirements-clients.lock,$(CLIENTS)/bin/python) && touch $@ || echo "They cannot be had; their tests will skip."
+
+.PHONY: clients
+clients: $(VENV)/.clients ## The platforms' own clients, which the sandbox is held against
 
 .PHONY: demo
 demo: $(VENV)/.runtime ## Run the whole product once, on this machine, with nothing to install
@@ -39,7 +51,7 @@ up: $(VENV)/.runtime ## The same, but stay up with schedules active and the Pref
 
 # Side by side they take half as long: the one half waits for servers and processes, the other one computes.
 .PHONY: test
-test: $(VENV)/.dev ## Run every test
+test: $(VENV)/.dev $(VENV)/.clients ## Run every test
 	@echo "The end-to-end tests run beside the others; what they say follows at the end."
 	@$(BIN)/python -m pytest tests/e2e >.e2e.log 2>&1 & e2e=$$!; \
 		$(BIN)/python -m pytest tests/unit tests/integration; rest=$$?; \
@@ -75,6 +87,7 @@ audit-online: audit ## The same, and known vulnerabilities: needs a network that
 lock: $(VENV)/.runtime ## Resolve the dependencies anew
 	$(compile) --group build --group dev -o requirements-dev.lock
 	$(compile) --group build -c requirements-dev.lock -o requirements.lock
+	$(BIN)/uv pip compile -q --group clients $(LOCK) -c requirements-dev.lock -o requirements-clients.lock
 	echo uv | $(BIN)/uv pip compile -q - $(LOCK) -o requirements-uv.lock
 compile = $(BIN)/uv pip compile -q pyproject.toml $(LOCK)
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \

@@ -17,10 +17,17 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 LOCKS: Final = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock")
+CLIENTS_LOCK: Final = "requirements-clients.lock"
+CLIENTS: Final = Path(sys.prefix, "clients")
+"""Where ``make clients`` puts the platforms' own clients, away from the product and bounding none of it."""
+NEEDS_CLIENTS: Final = "the platforms' own clients are not installed; to run this test: make clients"
 OURS: Final = "aae-pipelines"
 BROUGHT_BY_VENV: Final = frozenset({"pip", "setuptools"})
 REVIEWED: Final = frozenset({"text-unidecode"})
 """Licences that somebody has looked at: it may be used under the Artistic License or the GPL, as one likes."""
+REVIEWED_CLIENTS: Final = frozenset({"facebook-business", "capi-param-builder-python", "pycountry"})
+"""The same of the clients, which run in tests alone and are no part of the product: the first two are Meta's, for use
+with its platform; pycountry is LGPL, and used as it is."""
 
 _REQUIREMENT: Final = re.compile(
     r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>[^\s;\\]+)(?P<marker>\s*;[^\\]*)?"
@@ -40,19 +47,23 @@ _COPYLEFT: Final = re.compile(r"\b[AL]?GPL|GNU (?:Affero |Lesser )?General Publi
 def main() -> None:
     """Print the licences and what is wrong; exit 1 if anything is."""
     locks = {name: (ROOT / name).read_text() for name in LOCKS}
-    installed = list(distributions())
+    clients_lock = (ROOT / CLIENTS_LOCK).read_text()
+    installed, clients = list(distributions()), client_distributions()
     wrong = [
-        *(f"{name}: {told}" for name, text in locks.items() for told in faults(text)),
+        *(f"{name}: {told}" for name, text in {**locks, CLIENTS_LOCK: clients_lock}.items() for told in faults(text)),
         *disagreements(locks.values()),
         *not_as_locked(installed, locks.values()),
+        *not_as_locked(clients, [clients_lock]),
         *not_wheels_only((ROOT / "Makefile").read_text()),
         *unfree(installed),
+        *unfree(clients, REVIEWED_CLIENTS),
     ]
-    counted = Counter(licence(each) for each in installed)
+    counted = Counter(licence(each) for each in [*installed, *clients])
     for text, number in counted.most_common():
         print(f"{number:4} {text}")  # noqa: T201
-    pinned = sum(len(pins(text)) for text in locks.values())
-    print(f"{pinned} pins in {len(locks)} lock files, {len(installed)} installed.")  # noqa: T201
+    pinned = sum(len(pins(text)) for text in [*locks.values(), clients_lock])
+    print(f"{pinned} pins in {len(locks) + 1} lock files, {len(installed)} installed.")  # noqa: T201
+    print(f"{len(clients) or 'None'} of them in the environment of the platforms' own clients (make clients).")  # noqa: T201
     print("\n".join(wrong) or "Nothing is wrong with them.")  # noqa: T201
     print("Known vulnerabilities are not looked up: that needs the network; see make audit-online.")  # noqa: T201
     sys.exit(bool(wrong))
@@ -107,15 +118,21 @@ def not_as_locked(installed: Iterable[Distribution], locks: Iterable[str]) -> It
 def not_wheels_only(makefile: str) -> Iterator[str]:
     """Commands of the Makefile that install from a lock file and would take a source distribution."""
     joined = makefile.replace("\\\n", " ")
-    for command in re.findall(r"(?:uv pip|-m pip) install[^|\n]*--require-hashes[^|\n]*", joined):
+    for command in re.findall(r"(?:uv pip|-m pip)[^|\n]*\binstall\b[^|\n]*--require-hashes[^|\n]*", joined):
         if "--only-binary :all:" not in command:
             yield f"Makefile: would build from source: {command.strip()[:80]}"
 
 
-def unfree(installed: Iterable[Distribution]) -> Iterator[str]:
+def client_distributions() -> list[Distribution]:
+    """What is installed beside the platforms' own clients; nothing where ``make clients`` was not run."""
+    return list(distributions(path=[str(path) for path in CLIENTS.glob("lib/python*/site-packages")]))
+
+
+def unfree(installed: Iterable[Distribution], reviewed: Iterable[str] = REVIEWED) -> Iterator[str]:
     """What has no licence, one that we do not know, or one that reaches over to the product."""
+    passed = {OURS, *reviewed}
     for each in installed:
-        if _plain(each.name) in {OURS, *REVIEWED}:
+        if _plain(each.name) in passed:
             continue
         told = licence(each)
         if not _FREE.search(told) or (_COPYLEFT.search(told) and " OR " not in told):

@@ -1,14 +1,16 @@
 """Trouble on demand: every way in which the platforms are known to fail, each under a name.
 
 A :class:`Fault` says which trouble, where (platform, account, path, purpose) and when (the next N calls, after the
-first M, with a probability). What each one does is in ``CATALOGUE``.
+first M, with a probability, between two moments, every hour anew). What each one does is in ``CATALOGUE``.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -51,7 +53,8 @@ class Fault:
     """A trouble switched on. None means any; ``path`` is a part of the path.
 
     It skips the first ``after`` calls that fit, then strikes ``times`` times (None: for ever), each with
-    ``probability``. ``value`` is what the kind makes of it (seconds, minutes, rows).
+    ``probability``. ``since`` and ``until``, moments of the sandbox's clock, bound when it may strike; ``every`` so
+    many seconds that span comes again. ``value`` is what the kind makes of it (seconds, minutes, rows).
     """
 
     name: str
@@ -62,6 +65,9 @@ class Fault:
     times: int | None = None
     after: int = 0
     probability: float = 1.0
+    since: datetime | None = None
+    until: datetime | None = None
+    every: float | None = None
     value: float | None = None
     struck: int = field(default=0, compare=False)
 
@@ -70,21 +76,32 @@ class Fault:
             raise UserError(f"There is no fault named {self.name!r}; GET /_sandbox/faults lists all of them.")
         if self.platform is not None:
             self.platform = Platform(self.platform)
+        self.since, self.until = _moment(self.since), _moment(self.until)
+        if self.every is not None and not (
+            self.since and self.until and self.since < self.until <= self.since + timedelta(seconds=self.every)
+        ):
+            raise UserError("every: needs since and until, no further apart than that many seconds.")
 
     @property
     def kind(self) -> FaultKind:
         """What it does."""
         return CATALOGUE[self.name]
 
-    def fits(self, platform: Platform, path: str, subject: Subject) -> bool:
+    def fits(self, platform: Platform, path: str, subject: Subject, now: datetime) -> bool:
         """Whether a call is one that it is meant for."""
         return (
-            platform in self.kind.platforms
+            self._due(now)
+            and platform in self.kind.platforms
             and self.platform in (None, platform)
             and self.account in (None, subject.account)
             and (self.path is None or self.path in path)
             and self.purpose in (None, subject.purpose)
         )
+
+    def _due(self, now: datetime) -> bool:
+        if self.since and self.every is not None and now >= self.since:
+            now = self.since + (now - self.since) % timedelta(seconds=self.every)
+        return (self.since is None or self.since <= now) and (self.until is None or now < self.until)
 
 
 class Faults:
@@ -102,9 +119,9 @@ class Faults:
         """Switch all off."""
         self._faults.clear()
 
-    def striking(self, platform: Platform, path: str, subject: Subject) -> list[Fault]:
+    def striking(self, platform: Platform, path: str, subject: Subject, now: datetime) -> list[Fault]:
         """The faults that strike this call; counts them."""
-        return [fault for fault in self._faults if fault.fits(platform, path, subject) and self._strikes(fault)]
+        return [fault for fault in self._faults if fault.fits(platform, path, subject, now) and self._strikes(fault)]
 
     def _strikes(self, fault: Fault) -> bool:
         if fault.after > 0:
@@ -121,6 +138,12 @@ class Faults:
         return [asdict(fault) for fault in self._faults]
 
 
+def _moment(given: datetime | str | None) -> datetime | None:
+    """Aware; without a zone it is UTC."""
+    moment = datetime.fromisoformat(given) if isinstance(given, str) else given
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
 # -- what each one answers --------------------------------------------------------------------------------------------
 
 
@@ -128,15 +151,18 @@ def _graph(code: int, message: str, **more: Any) -> Reply:
     return lambda call, subject, value: graph.error(code, message, **more)
 
 
-def _meta_throttled(call: Call, subject: Subject, value: float | None) -> Answer:
-    """The account's own limit, with the minutes until it is lifted in the header."""
-    minutes = 5 if value is None else int(value)
-    account = subject.account or "0"
-    usage = {"type": "ads_insights", "call_count": 100, "total_cputime": 40, "total_time": 60}
-    tier = {"estimated_time_to_regain_access": minutes, "ads_api_access_tier": "standard_access"}
-    header = {"x-business-use-case-usage": orjson.dumps({account: [{**usage, **tier}]}).decode()}
-    message = "(#80000) There have been too many calls from this ad-account. Wait a bit and try again."
-    return graph.error(80000, message, subcode=2446079, headers=header)
+def _meta_throttled(code: int, use_case: str) -> Reply:
+    """The account's own limit for a use case, with the minutes until it is lifted in the header."""
+
+    def reply(call: Call, subject: Subject, value: float | None) -> Answer:
+        minutes = 5 if value is None else int(value)
+        usage = {"type": use_case, "call_count": 100, "total_cputime": 40, "total_time": 60}
+        tier = {"estimated_time_to_regain_access": minutes, "ads_api_access_tier": "standard_access"}
+        header = {"x-business-use-case-usage": orjson.dumps({subject.account or "0": [{**usage, **tier}]}).decode()}
+        message = f"(#{code}) There have been too many calls from this ad-account. Wait a bit and try again."
+        return graph.error(code, message, subcode=2446079, headers=header)
+
+    return reply
 
 
 def _meta_app_throttled(call: Call, subject: Subject, value: float | None) -> Answer:
@@ -180,6 +206,10 @@ def _status(status: int, body: bytes, media_type: str = "text/html") -> Reply:
     return lambda call, subject, value: Answer(body, status, media_type=media_type)
 
 
+def _reply_with(answer: Answer) -> Reply:
+    return lambda call, subject, value: answer
+
+
 def _echo(call: Call, subject: Subject, value: float | None) -> Answer:
     """A refusal that repeats every secret of the request, as it came and cut short, in the platform's own form."""
     sent = [*call.query.values(), *call.form().values(), *call.json().values()]
@@ -210,6 +240,52 @@ def _to_nothing(answer: Answer) -> Answer:
     return Answer(b"", answer.status, answer.headers, answer.media_type)
 
 
+def _to_removed(answer: Answer) -> Answer:
+    return _with_entities(answer, lambda entity: entity | ({"status": "REMOVED"} if "status" in entity else {}))
+
+
+def _to_large_ids(answer: Answer) -> Answer:
+    """Ids and the names made of them, so that children still find their parents."""
+
+    def larger(entity: dict[str, Any]) -> dict[str, Any]:
+        texts = {name: value for name, value in entity.items() if isinstance(value, str)}
+        return entity | {
+            name: _GOOGLE_ID.sub(_beyond_float, text) if name == "id" else _GOOGLE_NAME.sub(_beyond_float, text)
+            for name, text in texts.items()
+        }
+
+    return _with_entities(answer, larger)
+
+
+def _beyond_float(match: re.Match[str]) -> str:
+    return match[1] + "~".join(str(int(part) + 2**53) for part in match[2].split("~"))
+
+
+def _with_entities(answer: Answer, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Answer:
+    """Google's rows with each campaign, ad group and ad changed; any other answer as it is."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, list):
+            return [walk(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        walked = {name: walk(one) for name, one in value.items()}
+        return {
+            name: change(one) if name in _GOOGLE_ENTITIES and isinstance(one, dict) else one
+            for name, one in walked.items()
+        }
+
+    try:
+        return replace(answer, body=orjson.dumps(walk(orjson.loads(answer.body))))
+    except orjson.JSONDecodeError:  # another fault was here before
+        return answer
+
+
+_GOOGLE_ID: Final = re.compile(r"^()(\d+)$")
+_GOOGLE_NAME: Final = re.compile(r"^(customers/\d+/\w+/)(\d+(?:~\d+)?)$")
+_GOOGLE_ENTITIES: Final = frozenset({"campaign", "campaignBudget", "adGroup", "adGroupAd", "ad"})
+
+
 # -- the catalogue ----------------------------------------------------------------------------------------------------
 
 _ALL: Final = tuple(Platform)
@@ -237,6 +313,19 @@ _KINDS: Final = [
     FaultKind("truncated_json", "The body ends too early, as if complete", Stage.BODY, _ALL, damage=_truncate),
     FaultKind("html", "A page for people with status 200 instead of JSON", Stage.BODY, _ALL, damage=_to_html),
     FaultKind("empty_body", "No body at all", Stage.BODY, _ALL, damage=_to_nothing),
+    FaultKind("google_removed", "Every entity is REMOVED", Stage.BODY, _G, damage=_to_removed),
+    FaultKind("google_large_ids", "Ids of entities beyond 2^53", Stage.BODY, _G, damage=_to_large_ids),
+    *_shapes(
+        _ALL,
+        {
+            "restated": (
+                "Past days' numbers are `value` times as high (default 2), as after a late restatement",
+                "times",
+            ),
+            "no_rows": ("No row for any day, nor anything in the totals", ""),
+            "clock_change": ("Hours as on a day of `value` hours, 23 or 25 (default 25)", "hours"),
+        },
+    ),
     *_answers(
         _ALL,
         {
@@ -256,7 +345,16 @@ _KINDS: Final = [
                 "",
             ),
             "meta_token_revoked": ("190/458: the user removed the app", _graph(190, _REVOKED, subcode=458), ""),
-            "meta_throttled": ("80000/2446079 with the minutes to wait in the header", _meta_throttled, "minutes"),
+            "meta_throttled": (
+                "80000/2446079, insights, with the minutes to wait in the header",
+                _meta_throttled(80000, "ads_insights"),
+                "minutes",
+            ),
+            "meta_management_throttled": (
+                "80004/2446079, all but insights, with the minutes to wait in the header",
+                _meta_throttled(80004, "ads_management"),
+                "minutes",
+            ),
             "meta_app_throttled": ("4/1504022: the whole app is over its limit", _meta_app_throttled, ""),
             "meta_user_throttled": (
                 "17/2446079: the user is over its limit, no header",
@@ -316,6 +414,12 @@ _KINDS: Final = [
                 "",
             ),
             "tiktok_no_permission": ("40001 on one advertiser", _envelope(40001, "No permission."), ""),
+            "tiktok_not_found": ("The plain 404 of a path without its slash", _reply_with(tiktok.PLAIN_404), ""),
+            "tiktok_range_refused": (
+                "40002: the time range is too long, whatever it is",
+                _envelope(40002, "The time range is too long for this time dimension."),
+                "",
+            ),
             "tiktok_system_error": ("50000: internal error", _envelope(50000, "System error."), ""),
             "tiktok_busy": ("50002: service error", _envelope(50002, "Service error, retry later."), ""),
             "tiktok_internal_timeout": (
@@ -338,6 +442,7 @@ _KINDS: Final = [
     *_shapes(
         _G,
         {
+            "google_stream_error": ("A stream's array ends with an error, under HTTP 200", ""),
             "google_rotates": (
                 "Each refresh gives a new refresh token; the one before is taken for `value` seconds (default 60)",
                 "seconds",

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from aae.model import Level, Platform
+from aae.sandbox.days import told
 from aae.sandbox.entities import AdAccount, Entity, Status
 from aae.sandbox.gaql import Condition, Query, QueryError, parse
 from aae.sandbox.tokens import Grant, Kind
@@ -233,7 +234,11 @@ class GoogleApi:
         query = parse(str(call.json().get("query", "")))
         rows = _rows(query, target, call)
         starts = range(0, max(len(rows), 1), PAGE_ROWS)
-        return _reply([_batch(query, rows[at : at + PAGE_ROWS]) | {"requestId": _REQUEST_ID} for at in starts])
+        batches = [_batch(query, rows[at : at + PAGE_ROWS]) | {"requestId": _REQUEST_ID} for at in starts]
+        if "google_stream_error" in call.troubles:
+            broken = error(call, 500, "Internal error encountered.", code=("internalError", "INTERNAL_ERROR"))
+            batches += orjson.loads(broken.body)
+        return _reply(batches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,7 +457,7 @@ def _measured(query: Query, target: AdAccount, call: Call, level: Level | None) 
         raise GoogleError("dateRangeError", "REQUESTED_DATE_GRANULARITY_NOT_SUPPORTED", message)
     if span[1] < span[0]:
         raise GoogleError("dateRangeError", "START_DATE_AFTER_END_DATE", "The start date is after the end date.")
-    facts = target.facts(level, *span, call.now, hourly="segments.hour" in query.used)
+    facts = told(target, level, *span, call, hourly="segments.hour" in query.used)
     keep = [all(one.holds(str(date.fromordinal(day))) for one in query.on_dates) for day in facts.day.tolist()]
     facts = facts.take(np.array(keep, np.bool_))
     if "segments.date" not in query.fields:

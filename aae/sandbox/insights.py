@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from aae.model import Level
+from aae.sandbox.days import told
 from aae.sandbox.entities import AdAccount, Entity
 from aae.sandbox.graph import GraphError, as_json, as_list, asked_fields
 from aae.sandbox.ledger import Facts
-from aae.sandbox.wire import plain_decimal, ratio
+from aae.sandbox.wire import Call, plain_decimal, ratio
 
 _HOURLY: Final = "hourly_stats_aggregated_by_advertiser_time_zone"
 _LEVELS: Final[dict[str, Level | None]] = {
@@ -34,8 +35,8 @@ _MONTHS_KEPT: Final = 37
 class InsightsQuery:
     """One insights query: checks its parameters, finds its rows, renders a page of them."""
 
-    def __init__(self, account: AdAccount, params: Mapping[str, str], now: datetime) -> None:
-        self.account, self.now = account, now
+    def __init__(self, account: AdAccount, params: Mapping[str, str], call: Call) -> None:
+        self.account, self.call = account, call
         self.fields = asked_fields(params) or ["account_id", "impressions", "spend"]
         unknown = [name for name in self.fields if name not in _METRICS and name not in _LABELS]
         if unknown:
@@ -46,7 +47,7 @@ class InsightsQuery:
         self.level_name, self.level = level, _LEVELS[level]
         self.hourly: bool = self._breakdown(params)
         self.windows = self._windows(params)
-        today = now.astimezone(ZoneInfo(account.timezone)).date()
+        today = call.now.astimezone(ZoneInfo(account.timezone)).date()
         self.since, self.until = _range(params, today)
         self.daily = params.get("time_increment") == "1"
         self.period = _period(params.get("time_increment", "all_days"), self.since, self.until)
@@ -68,7 +69,7 @@ class InsightsQuery:
 
     def facts(self) -> Facts:
         """The rows of the query, added up over its periods, in time order; ``day`` is the first of the period."""
-        facts = self.account.facts(self.level, self.since, self.until, self.now, hourly=self.hourly)
+        facts = told(self.account, self.level, self.since, self.until, self.call, hourly=self.hourly)
         if self.level is not None and (self.filters or self.above is not None):
             wanted = [self._wanted(entity) for entity in self.account.entities(self.level)]
             facts = facts.take(np.array(wanted, np.bool_)[facts.group])

@@ -317,7 +317,7 @@ class MetaApi:
             account, above = self._entity(node, grant)
             default = {Level.CAMPAIGN: "campaign", Level.AD_SET: "adset", Level.AD: "ad"}[above.level]
         params = {"level": default, **params} if above is None else {"level": default, "_above": node, **params}
-        query = InsightsQuery(account, params, call.now)
+        query = InsightsQuery(account, params, call)
         if call.method == "POST":
             run = str(6_000_000 + len(self._runs) + 1)
             self._runs[run] = _Run(grant.user, account, params, call.now)
@@ -339,7 +339,7 @@ class MetaApi:
         """Not done at the first look, done at the second."""
         run = self._own_run(call, node, grant)
         run.polls += 1
-        query = InsightsQuery(run.account, run.params, call.now)
+        query = InsightsQuery(run.account, run.params, call)
         status, percent = ("Job Running", 40) if run.polls == 1 else ("Job Completed", 100)
         if "meta_job_stuck" in call.troubles:
             status, percent = "Job Running", 40
@@ -367,7 +367,7 @@ class MetaApi:
         if run.polls < 2:
             raise GraphError(2601, "(#2601) Please wait for the report run to finish.", transient=True)
         page: dict[str, str] = {name: value for name, value in params.items() if name in {"limit", "after"}}
-        return self._rows(call, page, InsightsQuery(run.account, run.params, call.now))
+        return self._rows(call, page, InsightsQuery(run.account, run.params, call))
 
     def _own_run(self, call: Call, node: str, grant: Grant) -> _Run:
         run = self._runs[node]

@@ -61,7 +61,7 @@ class _Platforms:
         api = self.apis[_platform(call.path)]
         subject = api.subject(call)
         self.bench.calls[api.platform, subject.purpose, call.path] += 1
-        faults = self.bench.faults.striking(api.platform, call.path, subject)
+        faults = self.bench.faults.striking(api.platform, call.path, subject, call.now)
         call = replace(call, troubles={one.name: one.value for one in faults if one.kind.stage is Stage.SHAPE})
 
         transport = {one.name: one.value for one in faults if one.kind.stage is Stage.TRANSPORT}

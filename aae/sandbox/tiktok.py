@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from aae.model import Level, Platform
+from aae.sandbox.days import told
 from aae.sandbox.entities import AdAccount, Entity, Status
 from aae.sandbox.ledger import NO_HOUR, Facts
 from aae.sandbox.tokens import Grant, Kind
@@ -36,7 +37,7 @@ _STATUS: Final = {
     Status.DELETED: "DELETE",
     Status.ARCHIVED: "DELETE",
 }
-_PLAIN_404: Final = Answer(b"404 page not found\n", 404, media_type="text/plain")
+PLAIN_404: Final = Answer(b"404 page not found\n", 404, media_type="text/plain")
 _USER_TOKEN_SECONDS: Final = 86_400
 _USER_REFRESH_SECONDS: Final = 31_536_000
 
@@ -95,7 +96,7 @@ class TikTokApi:
         version, path = _split(call.path)
         known = {method for method, route in self._routes if route == path}
         if not known:
-            return _PLAIN_404
+            return PLAIN_404
         if call.method not in known:
             return Answer(b"405 method not allowed\n", 405, media_type="text/plain")
         try:
@@ -229,7 +230,7 @@ class TikTokApi:
     def _facts(
         self, call: Call, account: AdAccount, level: Level | None, span: tuple[date, date], time: str | None
     ) -> Facts:
-        facts = account.facts(level, *span, call.now, hourly=time == "stat_time_hour")
+        facts = told(account, level, *span, call, hourly=time == "stat_time_hour")
         if time is None:
             facts = facts.merged(np.full(len(facts), span[0].toordinal()))
         if "tiktok_zero_rows" in call.troubles and level is not None:

@@ -262,7 +262,7 @@ BLIPS = ["drop", "drop_midway", "truncated_json", "html", "empty_body", "http_50
 OWN_BLIPS = {
     Platform.META: ["meta_transient", "meta_error_in_200", "meta_unavailable_in_200"],
     Platform.TIKTOK: ["tiktok_throttled", "tiktok_system_error", "tiktok_internal_timeout", "tiktok_maintenance"],
-    Platform.GOOGLE: ["google_internal", "google_transient"],
+    Platform.GOOGLE: ["google_internal", "google_transient", "google_stream_error"],
 }
 
 
@@ -283,6 +283,7 @@ def test_two_blips_do_not_change_what_is_read(bench: Bench, platform: Platform, 
         (Platform.META, "meta_token_expired", None, Reauthorize),
         (Platform.META, "meta_token_revoked", None, Reauthorize),
         (Platform.META, "meta_throttled", 5, Throttled),
+        (Platform.META, "meta_management_throttled", 5, Throttled),
         (Platform.META, "meta_app_throttled", None, Throttled),
         (Platform.META, "meta_user_throttled", None, Throttled),
         (Platform.META, "meta_custom_throttled", None, Throttled),
@@ -293,6 +294,8 @@ def test_two_blips_do_not_change_what_is_read(bench: Bench, platform: Platform, 
         (Platform.TIKTOK, "tiktok_token_expired", None, Reauthorize),
         (Platform.TIKTOK, "tiktok_token_revoked", None, Reauthorize),
         (Platform.TIKTOK, "tiktok_no_permission", None, Skip),
+        (Platform.TIKTOK, "tiktok_not_found", None, Bug),
+        (Platform.TIKTOK, "tiktok_range_refused", None, Bug),
         (Platform.GOOGLE, "google_token_expired", None, Retry),
         (Platform.GOOGLE, "google_plain_401", None, Retry),
         (Platform.GOOGLE, "google_throttled", None, Throttled),
@@ -301,6 +304,7 @@ def test_two_blips_do_not_change_what_is_read(bench: Bench, platform: Platform, 
         (Platform.GOOGLE, "google_no_permission", None, Skip),
         (Platform.GOOGLE, "google_manager_metrics", None, Skip),
         (Platform.GOOGLE, "google_expired_page_token", None, Retry),
+        (Platform.GOOGLE, "google_stream_error", None, Retry),
     ],
 )
 def test_lasting_trouble_ends_in_what_to_do_about_it(
@@ -383,6 +387,34 @@ def test_odd_shapes_change_nothing(bench: Bench, fault: str) -> None:
     bench.faults.add(Fault(fault, platform=platform))
     frame = bench.fetch(platform, Granularity.DAILY)
     pd.testing.assert_frame_equal(comparable(frame), truth_of(truth, bench.piece(account, Granularity.DAILY, 3)))
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_restated_days_folded_hours_and_days_without_rows_are_read_as_they_are_told(
+    bench: Bench, platform: Platform
+) -> None:
+    calm = bench.fetch(platform, Granularity.HOURLY)
+    for fault, value, factor in (("restated", 3, 3), ("clock_change", 23, 1), ("no_rows", None, 0)):
+        bench.faults.clear()
+        bench.faults.add(Fault(fault, platform=platform, value=value))
+        try:
+            frame = bench.fetch(platform, Granularity.HOURLY)
+        except ValueError:  # no page at all
+            frame = calm.head(0)
+        past = {
+            name: rows.spend_micros.where(rows.local_date < rows.local_date.max(), 0).sum()
+            for name, rows in (("calm", calm), ("odd", frame))
+        }
+        assert past["odd"] == past["calm"] * factor
+        assert frame["local_hour"].eq(2).any() == (fault == "restated")
+
+
+def test_googles_ids_beyond_what_a_float_can_tell_are_read_exactly(bench: Bench) -> None:
+    calm = bench.fetch(Platform.GOOGLE, Granularity.DAILY)
+    bench.faults.add(Fault("google_large_ids"))
+    odd = bench.fetch(Platform.GOOGLE, Granularity.DAILY)
+    for name in ("external_id", "campaign_external_id", "ad_set_external_id"):
+        assert odd[name].tolist() == [one if pd.isna(one) else str(int(one) + 2**53) for one in calm[name]]
 
 
 def test_a_dash_is_missing_and_not_zero(bench: Bench) -> None:

@@ -22,6 +22,16 @@ def test_this_project_passes() -> None:
     assert all(len(audit.pins(lock)) >= 1 for lock in locks)
 
 
+def test_the_environment_of_the_platforms_clients_passes() -> None:
+    lock, installed = (audit.ROOT / audit.CLIENTS_LOCK).read_text(), audit.client_distributions()
+    assert list(audit.faults(lock)) == []
+    assert set(audit.pins(lock)) >= {"facebook-business", "tiktok-business-api-sdk-official", "google-ads"}
+    if not installed:
+        pytest.skip(audit.NEEDS_CLIENTS)
+    assert list(audit.not_as_locked(installed, [lock])) == []
+    assert list(audit.unfree(installed, audit.REVIEWED_CLIENTS)) == []
+
+
 def test_a_good_lock_has_no_faults() -> None:
     assert list(audit.faults(GOOD)) == []
     assert audit.pins(GOOD) == {"httpx": {"0.28.1"}, "uvloop": {"0.21.0"}}
@@ -86,3 +96,4 @@ def test_a_licence_that_reaches_over_or_is_not_known_is_told(tmp_path: Path, lin
 def test_an_installation_that_would_build_from_source_is_told() -> None:
     text = "x:\n\tuv pip install --require-hashes \\\n\t|| python -m pip install --only-binary :all: --require-hashes\n"
     assert len(list(audit.not_wheels_only(text))) == 1
+    assert len(list(audit.not_wheels_only("x:\n\tpython -m pip --python other install --require-hashes\n"))) == 1

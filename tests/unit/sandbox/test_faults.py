@@ -7,17 +7,20 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aae.errors import UserError
-from aae.model import Platform
+from aae.model import Level, Platform
 from aae.sandbox import APP, CATALOGUE, Fault, Faults, World
 from aae.sandbox.entities import AdAccount
 from aae.sandbox.faults import Stage
 from aae.sandbox.wire import Answer, Call, Purpose, Subject
-from tests.unit.sandbox.wires import NOW, Wire, first
+from tests.unit.sandbox.wires import NOW, Wire, first, read
 
 METRICS = Subject(Purpose.METRICS, "1001")
 LISTING = Subject(Purpose.LISTING, "1001")
@@ -34,7 +37,7 @@ def reply(name: str, *, path: str = "/v26.0/act_1001/insights", value: float | N
 
 
 def strikes(faults: Faults, platform: Platform, subject: Subject = METRICS, path: str = "/x") -> list[str]:
-    return [one.name for one in faults.striking(platform, path, subject)]
+    return [one.name for one in faults.striking(platform, path, subject, NOW)]
 
 
 def test_every_fault_has_a_one_line_description_and_a_way_to_work() -> None:
@@ -53,6 +56,7 @@ def test_every_fault_has_a_one_line_description_and_a_way_to_work() -> None:
         ("meta_token_expired", 400, 190, 463),
         ("meta_token_revoked", 400, 190, 458),
         ("meta_throttled", 400, 80000, 2446079),
+        ("meta_management_throttled", 400, 80004, 2446079),
         ("meta_app_throttled", 403, 4, 1504022),
         ("meta_user_throttled", 400, 17, 2446079),
         ("meta_custom_throttled", 400, 613, 1487742),
@@ -82,6 +86,7 @@ def test_a_throttled_meta_account_says_in_minutes_when_it_may_go_on() -> None:
         ("tiktok_token_expired", 40102),
         ("tiktok_token_revoked", 40105),
         ("tiktok_no_permission", 40001),
+        ("tiktok_range_refused", 40002),
         ("tiktok_system_error", 50000),
         ("tiktok_busy", 50002),
         ("tiktok_internal_timeout", 51010),
@@ -192,6 +197,91 @@ def test_random_faults_follow_the_seed() -> None:
 
     assert run(1) == run(1) != run(2)
     assert 50 < Counter(run(1))[1] < 130
+
+
+EVERY = [(name, platform) for name, kind in CATALOGUE.items() for platform in kind.platforms]
+
+SECTION_E = {
+    Platform.META: {
+        "190/463": "meta_token_expired",
+        "80000 with BUC header": "meta_throttled",
+        "code 1 'reduce data' above N rows": "meta_reduce_data",
+        "Job Failed": "meta_job_failed",
+        "Job Completed at <100 %": "meta_job_incomplete",
+        "200-with-error": "meta_error_in_200",
+        "empty page with next": "meta_empty_page",
+    },
+    Platform.TIKTOK: {
+        "40100 in HTTP 200": "tiktok_throttled",
+        "40105": "tiktok_token_revoked",
+        "-": "tiktok_dash_metrics",
+        "truncated page_info": "tiktok_truncated_page_info",
+        "404 without trailing slash": "tiktok_not_found",
+        "hour range >1 day -> 40002": "tiktok_range_refused",
+    },
+    Platform.GOOGLE: {
+        "invalid_grant": "google_invalid_grant",
+        "429 with a 12-hour delay": "google_throttled",
+        "searchStream error array": "google_stream_error",
+        "REMOVED entities": "google_removed",
+        "manager metrics error": "google_manager_metrics",
+        "ids >= 2^53": "google_large_ids",  # those of the others always are
+    },
+}
+"""The faults that docs/platform-apis.md names in its section E, beside those of all platforms."""
+
+EVERYWHERE = {"late restatement": "restated", "DST days": "clock_change", "zero-row days": "no_rows"}
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_every_fault_of_the_platforms_checklist_has_a_switch(platform: Platform) -> None:
+    for named, switch in {**SECTION_E[platform], **EVERYWHERE}.items():
+        assert platform in CATALOGUE[switch].platforms, named
+
+
+@pytest.mark.parametrize(("name", "platform"), EVERY)
+def test_every_fault_strikes_singly_at_random_by_seed_and_by_schedule(name: str, platform: Platform) -> None:
+    def struck(seed: int = 0, **when: Any) -> list[int]:
+        faults = Faults(seed, (Fault(name, platform=platform, **when),))
+        minutes = [NOW + timedelta(minutes=minute) for minute in range(120)]
+        return [at for at, now in enumerate(minutes) if faults.striking(platform, "/x", METRICS, now)]
+
+    assert struck(after=3, times=1) == [3]
+    assert struck(1, probability=0.5) == struck(1, probability=0.5) != struck(2, probability=0.5)
+    assert struck(since=NOW + timedelta(minutes=10), until=NOW + timedelta(minutes=12)) == [10, 11]
+    hourly: dict[str, Any] = {"since": NOW + timedelta(minutes=10), "until": NOW + timedelta(minutes=12), "every": 3600}
+    assert struck(**hourly) == [10, 11, 70, 71]
+    assert not [one for one in Platform if one not in CATALOGUE[name].platforms and strikes(_only(name), one)]
+
+
+def _only(name: str) -> Faults:
+    return Faults(faults=(Fault(name),))
+
+
+@given(
+    since=st.integers(-500, 500),
+    length=st.integers(1, 300),
+    every=st.integers(1, 600),
+    minute=st.integers(-1000, 5000),
+)
+def test_a_schedule_comes_again_after_every_period_and_never_before_it_begins(
+    since: int, length: int, every: int, minute: int
+) -> None:
+    span = {"since": NOW + timedelta(minutes=since), "until": NOW + timedelta(minutes=since + length)}
+    if length > every:
+        with pytest.raises(UserError, match="no further apart"):
+            Fault("http_500", **span, every=every * 60)
+        return
+    fault = Fault("http_500", **span, every=every * 60)
+    due = fault.fits(Platform.META, "/x", METRICS, NOW + timedelta(minutes=minute))
+    assert due == (minute >= since and (minute - since) % every < length)
+
+
+def test_a_schedule_is_read_from_iso_moments_and_needs_both_ends_to_come_again() -> None:
+    fault = Fault("http_500", since="2026-11-04T15:00:00", until="2026-11-04T16:00:00+01:00")  # type: ignore[arg-type]
+    assert (fault.since, fault.until) == (NOW.replace(minute=0), NOW.replace(minute=0))
+    with pytest.raises(UserError, match="since and until"):
+        Fault("http_500", every=60)
 
 
 def test_an_unknown_name_is_refused() -> None:
@@ -318,6 +408,80 @@ def test_tiktok_may_cut_a_report_that_names_no_campaigns(world: World) -> None:
     whole = ask()
     assert (cut[1], whole[1]) == (True, False)
     assert 0 < cut[0] < whole[0]
+
+
+def test_the_other_platforms_ids_are_beyond_what_a_float_can_tell(world: World) -> None:
+    for platform in (Platform.META, Platform.TIKTOK):
+        account = first(world, platform)
+        assert all(int(one.external_id) > 2**53 for one in [*account.campaigns, *account.ad_sets, *account.ads])
+
+
+def test_googles_ids_can_be_so_large_too_and_still_fit_together() -> None:
+    kind = CATALOGUE["google_large_ids"]
+    assert kind.damage is not None
+    row = {
+        "campaign": {"resourceName": "customers/5/campaigns/22", "id": "22", "name": "22"},
+        "adGroup": {"resourceName": "customers/5/adGroups/33", "campaign": "customers/5/campaigns/22", "id": "33"},
+        "adGroupAd": {"resourceName": "customers/5/adGroupAds/33~44", "ad": {"id": "44"}, "status": "ENABLED"},
+        "campaignBudget": {"amountMicros": "5000000"},
+        "customer": {"resourceName": "customers/5", "id": "5"},
+        "metrics": {"clicks": "7"},
+    }
+    odd = orjson.loads(kind.damage(Answer.of([{"results": [row]}])).body)[0]["results"][0]
+    campaign, group, ad = (str(number + 2**53) for number in (22, 33, 44))
+    assert odd == {
+        "campaign": {**row["campaign"], "resourceName": f"customers/5/campaigns/{campaign}", "id": campaign},
+        "adGroup": {
+            "resourceName": f"customers/5/adGroups/{group}",
+            "campaign": f"customers/5/campaigns/{campaign}",
+            "id": group,
+        },
+        "adGroupAd": {
+            "resourceName": f"customers/5/adGroupAds/{group}~{ad}",
+            "ad": {"id": ad},
+            "status": "ENABLED",
+        },
+        "campaignBudget": row["campaignBudget"],
+        "customer": row["customer"],
+        "metrics": row["metrics"],
+    }
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_past_days_may_be_restated_and_today_not(world: World, platform: Platform) -> None:
+    account, today = first(world, platform), NOW.astimezone(ZoneInfo(first(world, platform).timezone)).date()
+    span = (today - timedelta(days=1), today)
+    calm = read(Wire(world, platform), account, Level.CAMPAIGN, *span, hourly=False)
+    odd = read(Wire(world, platform, NOW, {"restated": 3}), account, Level.CAMPAIGN, *span, hourly=False)
+    assert set(odd) == set(calm)
+    for key, numbers in odd.items():
+        factor = 1 if key[1] == str(today) else 3
+        assert numbers == tuple(None if one is None else one * factor for one in calm[key])
+    assert {key[1] for key in odd} == {str(day) for day in span}
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_days_may_have_no_row_at_all(world: World, platform: Platform) -> None:
+    wire, account = troubled(world, platform, "no_rows")
+    for level in (None, Level.CAMPAIGN, Level.AD):
+        assert read(wire, account, level, NOW.date() - timedelta(days=3), NOW.date(), hourly=False) == {}
+
+
+@pytest.mark.parametrize("hours", [23, 25])
+@pytest.mark.parametrize("platform", Platform)
+def test_hours_may_be_as_on_the_day_of_a_clock_change(world: World, platform: Platform, hours: int) -> None:
+    wire, account = troubled(world, platform, "clock_change", hours)
+    day = NOW.date() - timedelta(days=2)
+    calm = read(Wire(world, platform), account, None, day, day, hourly=True)
+    odd = read(wire, account, None, day, day, hourly=True)
+    told, told_odd = ({key[2]: numbers[:3] for key, numbers in rows.items()} for rows in (calm, odd))
+    assert set(told) == set(range(24))
+    assert set(told) - set(told_odd) == {2 if hours == 23 else 23}
+    folded = (2, 3) if hours == 23 else (1, 2)
+    assert told_odd[3 if hours == 23 else 1] == tuple(map(sum, zip(*(told[hour] for hour in folded), strict=True)))
+    assert [sum(column) for column in zip(*told.values(), strict=True)] == [
+        sum(column) for column in zip(*told_odd.values(), strict=True)
+    ]
 
 
 def test_late_conversions_need_no_fault(world: World) -> None:
