@@ -400,6 +400,8 @@ class Stack:
             "--appendonly": "yes",
             "--appendfsync": "everysec",
             "--save": "",
+            # A title would be written over the environment, and with it over our mark.
+            "--set-proc-title": "no",
             "--databases": "2",
             "--daemonize": "no",
             "--logfile": "",

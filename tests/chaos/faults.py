@@ -33,19 +33,19 @@ class Kind:
 
 
 def kill_flow(stage: Stage, _: FlowRun, __: random.Random) -> None:
-    stage.signal(signal.SIGKILL, *stage.flows)
+    stage.signal(signal.SIGKILL, *stage.at_work())
 
 
 def kill_worker(stage: Stage, _: FlowRun, __: random.Random) -> None:
-    stage.signal(signal.SIGKILL, *stage.pids("worker", "start"))
+    stage.signal(signal.SIGKILL, *stage.part("worker", "start"))
 
 
 def kill_worker_and_flow(stage: Stage, _: FlowRun, __: random.Random) -> None:
-    stage.signal(signal.SIGKILL, *stage.pids("worker", "start"), *stage.flows)
+    stage.signal(signal.SIGKILL, *stage.part("worker", "start"), *stage.flows)
 
 
 def kill_everything(stage: Stage, _: FlowRun, __: random.Random) -> None:
-    cache = set(stage.pids("valkey-server")) | set(stage.pids("aae.sandbox"))
+    cache = {*stage.part("valkey-server"), *stage.part("aae.sandbox")}
     stage.signal(signal.SIGKILL, *(set(_marked_of(stage)) - cache))
 
 
@@ -56,28 +56,28 @@ def downtime(stage: Stage, _: FlowRun, dice: random.Random) -> None:
 
 
 def kill_watch(stage: Stage, _: FlowRun, __: random.Random) -> None:
-    stage.signal(signal.SIGKILL, *stage.pids("aae", "watch"))
+    stage.signal(signal.SIGKILL, *stage.part("aae", "watch"))
 
 
 def kill_watch_and_flow(stage: Stage, _: FlowRun, __: random.Random) -> None:
-    stage.signal(signal.SIGKILL, *stage.pids("aae", "watch"), *stage.flows)
+    stage.signal(signal.SIGKILL, *stage.part("aae", "watch"), *stage.flows)
 
 
 def term_worker(stage: Stage, _: FlowRun, __: random.Random) -> None:
-    stage.signal(signal.SIGTERM, *stage.pids("worker", "start"))
+    stage.signal(signal.SIGTERM, *stage.part("worker", "start"))
 
 
 def term_group(stage: Stage, _: FlowRun, __: random.Random) -> None:
-    stage.signal(signal.SIGTERM, *stage.pids("worker", "start"), *stage.flows)
+    stage.signal(signal.SIGTERM, *stage.part("worker", "start"), *stage.flows)
 
 
 def term_flow(stage: Stage, _: FlowRun, __: random.Random) -> None:
-    stage.signal(signal.SIGTERM, *stage.flows)
+    stage.signal(signal.SIGTERM, *stage.at_work())
 
 
 def freeze_flow(stage: Stage, _: FlowRun, dice: random.Random) -> None:
     """Longer than it takes to be declared lost, or shorter."""
-    frozen = stage.flows
+    frozen = stage.at_work()
     stage.signal(signal.SIGSTOP, *frozen)
     stage.pause(dice.choice((3.0, 12.0)))
     stage.signal(signal.SIGCONT, *frozen)
@@ -85,8 +85,7 @@ def freeze_flow(stage: Stage, _: FlowRun, dice: random.Random) -> None:
 
 def hang_flow(stage: Stage, _: FlowRun, __: random.Random) -> None:
     """The process is in a C call that never gives the interpreter back; its own last resort has to end it."""
-    with suppress(TimeoutError):
-        stage.until(lambda: stage.flows, 20, "the process")
+    stage.at_work()
     order = stage.order("hang")
     stage.pause(1)
     order.unlink(missing_ok=True)
@@ -104,7 +103,7 @@ def stuck_pending(stage: Stage, run: FlowRun, _: random.Random) -> None:
     """Nobody is left who would start what the worker has just taken."""
     with suppress(TimeoutError):
         stage.until(lambda: stage.api.run(run.id).state_type != "SCHEDULED", 20, "taking the run")
-    stage.signal(signal.SIGKILL, *stage.pids("worker", "start"), *stage.flows)
+    stage.signal(signal.SIGKILL, *stage.part("worker", "start"), *stage.flows)
 
 
 def declared_lost(stage: Stage, run: FlowRun, _: random.Random) -> None:
@@ -131,7 +130,7 @@ def declared_over(stage: Stage, run: FlowRun, _: random.Random) -> None:
 
 
 def redis_restart(stage: Stage, _: FlowRun, __: random.Random) -> None:
-    stage.signal(signal.SIGKILL, *stage.pids("valkey-server"))
+    stage.signal(signal.SIGKILL, *stage.part("valkey-server"))
 
 
 def redis_wiped(stage: Stage, _: FlowRun, __: random.Random) -> None:
@@ -217,7 +216,7 @@ def mysql_read_only(stage: Stage, _: FlowRun, dice: random.Random) -> None:
 
 def server_restart(stage: Stage, _: FlowRun, dice: random.Random) -> None:
     number = dice.choice((signal.SIGKILL, signal.SIGTERM))
-    stage.signal(number, *stage.pids("prefect", "server", "start"))
+    stage.signal(number, *stage.part("prefect", "server", "start"))
 
 
 def server_away(stage: Stage, _: FlowRun, dice: random.Random) -> None:
@@ -269,7 +268,7 @@ def platform_fault(stage: Stage, _: FlowRun, dice: random.Random) -> None:
 
 
 def _freeze(stage: Stage, seconds: float, *words: str) -> None:
-    frozen = stage.pids(*words)
+    frozen = stage.part(*words)
     stage.signal(signal.SIGSTOP, *frozen)
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -175,6 +175,17 @@ class Stage:
         """Processes of the stack whose command line holds all these words."""
         return processes(self.stack, *words)
 
+    def at_work(self) -> list[int]:
+        """The processes of flow runs, as soon as there is one; none if the run is over before that."""
+        with suppress(TimeoutError):
+            self.until(lambda: self.flows, 20, "a process at work")
+        return self.flows
+
+    def part(self, *words: str) -> list[int]:
+        """The processes of a part that is always there: a fault that strikes nobody would prove nothing."""
+        self.until(lambda: self.pids(*words), 60, f"a process of {' '.join(words)} to strike")
+        return self.pids(*words)
+
     @property
     def flows(self) -> list[int]:
         """The processes of flow runs."""
