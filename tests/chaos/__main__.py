@@ -108,7 +108,7 @@ def undisturbed(stage: Stage, job: str, console: Console) -> Reference:
         stage.until(lambda run=run: _ended(stage, run), LONGEST_SECONDS, f"the end of {job}")  # type: ignore[misc]
         seconds.append(time.monotonic() - begun)
         state = stage.api.run(run.id).state_type
-        stage.until(stage.is_quiet, 30, "quiet")
+        stage.until(stage.is_quiet, 90, "quiet")
         stage.let_mail_out()
         pictures.append(picture(stage))
     found = differences(*pictures)
