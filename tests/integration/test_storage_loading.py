@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,12 +14,13 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Engine, select
+from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Engine, Table, select
 from sqlalchemy.exc import ProgrammingError
 
 from aae.storage import loading
 from aae.storage.loading import load, refill, temporary
 from aae.storage.schema import Micros
+from aae.storage.transact import transact
 from tests.servers import connected
 
 
@@ -168,3 +170,29 @@ def test_after_a_load_that_failed_no_file_is_given_out_either(plain: Engine) -> 
             load(connection, nowhere, pd.DataFrame({"whole": [1]}))
         driver: Any = connection.connection.dbapi_connection
         assert driver._local_infile is False
+
+
+@pytest.mark.mysql
+@pytest.mark.usefixtures("by_file")
+def test_a_connection_that_is_lost_in_the_middle_is_a_transaction_made_again(
+    plain: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[int] = []
+    real = loading._as_file
+
+    @contextmanager
+    def cut(table: Table, rows: pd.DataFrame) -> Iterator[str]:
+        with real(table, rows) as name:
+            if len(sessions) == 1:
+                with plain.connect() as other:
+                    other.exec_driver_sql(f"KILL {sessions[0]}")
+            yield name
+
+    def work(connection: Connection) -> list[tuple[Any, ...]]:
+        sessions.append(connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one())
+        refill(connection, stage, frame([ROW] * 3))
+        return stored(connection)
+
+    monkeypatch.setattr(loading, "_as_file", cut)
+    assert len(transact(plain, work)) == 3
+    assert len(sessions) == 2
