@@ -113,7 +113,7 @@ def _load_file(connection: Connection, table: Table, rows: pd.DataFrame, constan
     )
     if settings:
         statement += f" SET {', '.join(settings)}"
-    with _as_file(rows) as name, _giving_out_files(connection):
+    with _as_file(table, rows) as name, _giving_out_files(connection):
         taken = connection.exec_driver_sql(statement, (name, *constants.values())).rowcount
     # With LOCAL the server only warns where a value does not fit or a key is there already.
     if taken != len(rows) or connection.exec_driver_sql("SELECT @@warning_count").scalar():
@@ -121,10 +121,12 @@ def _load_file(connection: Connection, table: Table, rows: pd.DataFrame, constan
 
 
 @contextmanager
-def _as_file(rows: pd.DataFrame) -> Iterator[str]:
+def _as_file(table: Table, rows: pd.DataFrame) -> Iterator[str]:
     """The rows as comma-separated text, nothing for what is missing; the name to open it by."""
     with _memory() as file:
-        columns = pa.Table.from_pandas(rows, preserve_index=False)
+        days = {name for name in rows.columns if isinstance(table.c[name].type, Date)}
+        kinds = {name: pa.date32() if name in days else None for name in rows.columns}
+        columns = pa.table({name: pa.Array.from_pandas(rows[name], type=kind) for name, kind in kinds.items()})
         csv.write_csv(columns, file, csv.WriteOptions(include_header=False, quoting_style="none"))
         file.flush()
         yield f"/proc/self/fd/{file.fileno()}" if file.name == file.fileno() else str(file.name)

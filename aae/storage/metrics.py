@@ -73,7 +73,7 @@ _MEASURES: Final = (*_COUNTS, *_AMOUNTS)
 # The hour of a daily row in the staging tables, where it is part of a key.
 _NO_HOUR: Final = -1
 _NEW, _CHANGED, _WITHDRAWN = 0, 1, 2
-_KEY: Final = ["entity_id", "local_date", "local_hour"]
+_KEY: Final = ["local_date", "local_hour", "entity_id"]
 
 _stage = temporary(
     "aae_stage",
@@ -211,9 +211,9 @@ def _validate(account: Account, piece: Slice, metrics: pd.DataFrame) -> None:
 
 
 def _rows(connection: Connection, account: Account, metrics: pd.DataFrame, now: datetime) -> pd.DataFrame:
-    """The rows in the columns of the staging table."""
+    """The rows in the columns of the staging table, in the order of the tables' keys."""
     hours = metrics["local_hour"].fillna(_NO_HOUR).astype("int64")
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "local_date": metrics["local_date"],
             "local_hour": hours,
@@ -223,6 +223,7 @@ def _rows(connection: Connection, account: Account, metrics: pd.DataFrame, now: 
             **{name: metrics[f"{name}_micros"] for name in _AMOUNTS},
         }
     )
+    return rows.sort_values(_KEY)
 
 
 def _utc_starts(zone: ZoneInfo, days: pd.Series[Any], hours: pd.Series[Any]) -> Any:
