@@ -26,6 +26,8 @@ def work(
     worker's process id and should have ended it when it returns; if it has not, the worker is told to end.
     """
     chosen = [] if {"--pool", "-p"} & set(arguments) else ["--pool", pool, "--type", "process"]
+    # A pool that the worker makes lacks our command until it looks again: its first runs would be held by no attempt.
+    chosen = [*chosen, "--no-create-pool-if-not-found"]
     command = [sys.executable, "-m", "prefect", "worker", "start", *chosen, *arguments]
     worker = subprocess.Popen(  # noqa: S603 - our own command
         # Asked to end after our death, it would want to say so in a log that nobody reads any more, fail and go on.

@@ -220,7 +220,8 @@ def _classes(bad: Sequence[FlowRun]) -> Iterator[str]:
 
 
 def _words(run: FlowRun) -> str:
-    words = redact(" ".join((run.message or "")[: 4 * _WORDS].split())) or f"{run.state_name}, without a reason"
+    said = " ".join((run.message or "")[: 4 * _WORDS].split())
+    words = redact(said) or f"{' '.join(run.state_name.split())}, without a reason"
     return words if len(words) <= _WORDS else f"{words[:_WORDS]} ..."
 
 

@@ -20,7 +20,7 @@ from uuid import UUID
 import httpx
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from sqlalchemy import update
@@ -444,6 +444,7 @@ def test_no_two_kinds_share_a_remedy() -> None:
 
 
 @given(st.text(max_size=400), st.text(max_size=20))
+@example("", "\n")
 def test_whatever_a_run_says_the_doctor_says_something_on_one_line(message: str, state: str) -> None:
     from aae.operate.doctor.failing import _words
     from aae.operate.prefect_api import _flow_run
