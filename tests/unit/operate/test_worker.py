@@ -45,12 +45,15 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+NO_POOL = "--no-create-pool-if-not-found"
+
+
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
-        ([], "-m prefect worker start --pool aae --type process"),
-        (["--name", "x"], "-m prefect worker start --pool aae --type process --name x"),
-        (["--type", "process", "--pool", "aae"], "-m prefect worker start --type process --pool aae"),
+        ([], f"-m prefect worker start --pool aae --type process {NO_POOL}"),
+        (["--name", "x"], f"-m prefect worker start --pool aae --type process {NO_POOL} --name x"),
+        (["--type", "process", "--pool", "aae"], f"-m prefect worker start {NO_POOL} --type process --pool aae"),
     ],
 )
 def test_it_starts_prefects_worker_with_what_is_asked_for(
