@@ -17,7 +17,8 @@ from aae.local.steps import shown
 
 if TYPE_CHECKING:
     from aae.model import Account, Totals
-    from aae.storage.revisions import Revision, Visit
+    from aae.storage.fetches import FetchRow
+    from aae.storage.revisions import Revision
 
 app = typer.Typer()
 
@@ -35,7 +36,7 @@ def why(
     Platforms restate past days for weeks: conversions that come late, clicks found invalid, ads withdrawn. Nothing is
     ever overwritten without being written down here.
     """
-    from aae.storage import metrics, revisions  # noqa: PLC0415
+    from aae.storage import fetches, metrics, revisions  # noqa: PLC0415
     from aae.storage.accounts import find_accounts  # noqa: PLC0415
     from aae.storage.engine import reading  # noqa: PLC0415
 
@@ -48,7 +49,7 @@ def why(
         (one,) = found
         now = metrics.daily_totals(connection, one.id, local_day, local_day).get(local_day)
         changes = revisions.of_day(connection, one.id, local_day)
-        visits = revisions.visits(connection, one.id, local_day)
+        visits = fetches.covering(connection, one.id, local_day)
     if as_json:
         typer.echo(json.dumps(_as_json(one, local_day, now, changes, visits), indent=2, ensure_ascii=False))
     else:
@@ -56,7 +57,7 @@ def why(
 
 
 def _as_json(
-    account: Account, day: date, now: Totals | None, changes: Sequence[Revision], visits: Sequence[Visit]
+    account: Account, day: date, now: Totals | None, changes: Sequence[Revision], visits: Sequence[FetchRow]
 ) -> dict[str, Any]:
     return {
         "account": str(account),
@@ -65,10 +66,17 @@ def _as_json(
         "changes": [{**asdict(one), "changed_at": one.changed_at.isoformat()} for one in changes],
         "fetches": [
             {
-                **asdict(one),
                 "finished_at": one.finished_at.isoformat(),
+                "granularity": one.granularity,
                 "since": f"{one.since}",
                 "until": f"{one.until}",
+                "outcome": one.outcome,
+                "inserted": one.rows_inserted,
+                "updated": one.rows_updated,
+                "deleted": one.rows_deleted,
+                "drift": one.drift,
+                "detail": one.detail,
+                "run_id": one.run_id,
             }
             for one in visits
         ],
@@ -76,7 +84,7 @@ def _as_json(
 
 
 def _print(
-    account: Account, day: date, now: Totals | None, changes: Sequence[Revision], visits: Sequence[Visit]
+    account: Account, day: date, now: Totals | None, changes: Sequence[Revision], visits: Sequence[FetchRow]
 ) -> None:
     common.out.print(f"[bold]{shown(f'{account} {account.name}')}[/], {day} ({shown(account.timezone)})")
     common.out.print(_in_words(account, now))
@@ -138,15 +146,15 @@ def _detail(one: Revision) -> dict[str, Any]:
     }
 
 
-def _visit(one: Visit) -> dict[str, Any]:
+def _visit(one: FetchRow) -> dict[str, Any]:
     return {
         "at_utc": f"{one.finished_at:%Y-%m-%d %H:%M}",
         "by": one.granularity.value,
         "days": f"{one.since}" if one.since == one.until else f"{one.since} to {one.until}",
         "outcome": one.outcome,
-        "new": one.inserted or "",
-        "changed": one.updated or "",
-        "withdrawn": one.deleted or "",
+        "new": one.rows_inserted or "",
+        "changed": one.rows_updated or "",
+        "withdrawn": one.rows_deleted or "",
         "off_the_platforms_total": "" if one.drift is None else f"{one.drift:.2%}",
         "detail": one.detail or "",
     }

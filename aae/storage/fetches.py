@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, and_, func, insert, select
 
 from aae.model import AccountStatus, Granularity, Platform, Slice, Totals
 from aae.storage.bulk import fit, new_id
@@ -131,6 +131,13 @@ def find(
         )
     ).first()
     return None if row is None else _row(row)
+
+
+def covering(connection: Connection, account_id: int, day: date) -> list[FetchRow]:
+    """Every try at a slice that held the local day, whatever its outcome, oldest first."""
+    own = and_(fetches.c.account_id == account_id, fetches.c.since <= day, fetches.c.until >= day)
+    rows = connection.execute(select(fetches).where(own).order_by(fetches.c.finished_at, fetches.c.id))
+    return [_row(row) for row in rows]
 
 
 def latest(connection: Connection, account_id: int) -> dict[Granularity, FetchRow]:

@@ -44,7 +44,7 @@ from tests.servers import connected, free_port, redis_server
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+    pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: it looks into /proc"),
 ]
 
 FETCH = "fetch-ad-data/six-hourly"

@@ -20,7 +20,7 @@ from tests.listening import addresses, for_others, written_files
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+    pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: it looks into /proc"),
 ]
 
 
