@@ -26,6 +26,7 @@ from aae.jobs.planning import plan_account
 from aae.model import METRIC_COLUMNS, Account, Granularity, Slice, Token, Totals
 from aae.platforms.base import Connector
 from aae.platforms.google.wire import EXPIRED
+from aae.platforms.reading import MOST_ROWS
 from aae.storage import accounts, fetches, metrics
 from aae.storage.fetches import StoredWindow
 from aae.storage.transact import look, transact
@@ -38,9 +39,6 @@ DRIFT_ALARM = 0.01
 HOT_DAILY_DAYS = 70
 HOT_HOURLY_DAYS = 36
 """What detection (28 days of history behind the judged ones) and reports (28-day trends) look back on."""
-
-MOST_ROWS = 1_000_000
-"""Of one slice: an account with more active ads than there are is held in memory until it has none left."""
 
 LARGEST_SUM = 10**18
 """In micros: what ``DECIMAL(18,6)`` does not hold any more."""

@@ -27,7 +27,8 @@ _COUNT_LIMIT: Final = 10**12
 
 MOST_PAGES: Final = 10_000
 MOST_ROWS: Final = 1_000_000
-"""Pages and rows of one listing or report; more are no end, but a platform that has lost its way."""
+"""Pages and rows of one listing, report or slice, which is held in memory; more are no end, but a platform that has
+lost its way."""
 
 _ID: Final = re.compile(r"[0-9A-Za-z_.~-]{1,64}")
 _NAME_LENGTH: Final = 400
