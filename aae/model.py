@@ -142,6 +142,15 @@ class CallCounts:
         return sum(self.by_purpose.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    """An operating-system process, by machine, id and start; ``born`` tells a reused id from the old one."""
+
+    place: str
+    pid: int
+    born: int
+
+
 # Columns of the frames that cross boundaries. Every frame has exactly these, in this order.
 
 ENTITY_COLUMNS: Final = {

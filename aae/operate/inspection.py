@@ -11,16 +11,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
-
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING, Any, Final
 
 from aae.errors import UserError
 from aae.operate.prefect_api import Deployment, FlowRun, PrefectApi, Schedule
 from aae.operate.spoken import interval_in_words, schedule_in_words, type_in_words
-from aae.storage import attempts
-from aae.storage.attempts import Attempt
-from aae.storage.engine import database_clock, reading
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from aae.storage.attempts import Attempt, Tally
 
 WINDOWS: Final = {"24h": timedelta(hours=24), "7d": timedelta(days=7)}
 """The spans that :func:`stats` looks back over."""
@@ -200,13 +200,11 @@ def stats(api: PrefectApi, engine: Engine | None, pool: str, *, now: datetime) -
     )
 
 
-def _stats(
-    job: Deployment, window: str, runs: Sequence[FlowRun], tally: Mapping[str, attempts.Tally] | None
-) -> JobStats:
+def _stats(job: Deployment, window: str, runs: Sequence[FlowRun], tally: Mapping[str, Tally] | None) -> JobStats:
     own = [run for run in runs if run.deployment_id == job.id]
     took = sorted(run.seconds for run in own if run.seconds is not None and run.state_name != _SKIPPED)
     waited = [(run.started - run.scheduled_for).total_seconds() for run in own if run.started and run.scheduled_for]
-    counted = None if tally is None else tally.get(job.name.partition("/")[0], attempts.Tally(0, 0))
+    counted = None if tally is None else tally.get(job.name.partition("/")[0])
     return JobStats(
         job=job.name,
         window=window,
@@ -215,8 +213,8 @@ def _stats(
         failed=sum(run.state_type in {"FAILED", "CRASHED"} for run in own),
         running=sum(not run.is_final for run in own),
         skipped=sum(run.state_type == "CANCELLED" for run in own),
-        attempts=None if counted is None else counted.begun,
-        lost=None if counted is None else counted.lost,
+        attempts=None if tally is None else counted.begun if counted else 0,
+        lost=None if tally is None else counted.lost if counted else 0,
         run_seconds_median=statistics.median(took) if took else None,
         run_seconds_p95=took[math.ceil(0.95 * len(took)) - 1] if took else None,
         # A run that a person asked for is due at once by the server's clock, which may be a little ahead.
@@ -231,13 +229,19 @@ def _names(api: PrefectApi, pool: str) -> dict[str | None, str]:
 def _tries(engine: Engine | None, run_ids: Sequence[str]) -> tuple[list[Attempt], datetime | None]:
     if engine is None or not run_ids:
         return [], None
+    from aae.storage import attempts  # noqa: PLC0415
+    from aae.storage.engine import database_clock, reading  # noqa: PLC0415
+
     with reading(engine) as connection:
         return attempts.of_runs(connection, run_ids), database_clock(connection)
 
 
-def _tally(engine: Engine | None, span: timedelta) -> dict[str, attempts.Tally] | None:
+def _tally(engine: Engine | None, span: timedelta) -> dict[str, Tally] | None:
     if engine is None:
         return None
+    from aae.storage import attempts  # noqa: PLC0415
+    from aae.storage.engine import database_clock, reading  # noqa: PLC0415
+
     with reading(engine) as connection:
         return attempts.tally(connection, database_clock(connection) - span)
 

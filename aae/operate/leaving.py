@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from aae.storage.attempts import Process
+from aae.model import Process
 
 
 @contextmanager

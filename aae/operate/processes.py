@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from aae.storage.attempts import Process
+from aae.model import Process
 
 # Runs before the command itself in the same process: the kernel shall send a signal when the parent is gone, and if it
 # went before we could ask, there is nothing to start. (``preexec_fn`` would run Python in a forked, perhaps threaded

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, Select, case, func, insert, select, update
 
 from aae.errors import Superseded
+from aae.model import Process
 from aae.storage.bulk import add_once, fit
 from aae.storage.engine import database_clock
 from aae.storage.schema import attempt_beats, attempts
@@ -29,15 +30,6 @@ Outcome = Literal["ended", "lost", "crashed", "handed_over"]
 
 LOSSES: Final[frozenset[str | None]] = frozenset({"lost", "crashed"})
 """Outcomes after which a run is run again and that count against its number of recoveries."""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """An operating-system process, by machine, id and start; ``born`` tells a reused id from the old one."""
-
-    place: str
-    pid: int
-    born: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from aae.storage.attempts import Process
+from aae.model import Process
 from aae.storage.bulk import fit
 from aae.storage.engine import database_clock
 from aae.storage.schema import ad_accounts, token_refreshes

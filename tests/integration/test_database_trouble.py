@@ -29,14 +29,13 @@ from aae.jobs.context import open_context, open_stores
 from aae.jobs.detect import detect_user
 from aae.jobs.fetch import AccountOutcome
 from aae.jobs.tokens import TokenResult, check_account
-from aae.model import Account, Platform
+from aae.model import Account, Platform, Process
 from aae.notify import outbox
 from aae.notify.outbox import Delivered, deliver_pending
 from aae.sandbox import World
 from aae.settings import Settings
 from aae.storage import accounts, attempts, notifications, reports, transact
 from aae.storage import engine as database
-from aae.storage.attempts import Process
 from aae.storage.engine import reading
 from aae.storage.schema import (
     ad_accounts,

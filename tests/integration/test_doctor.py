@@ -24,12 +24,12 @@ from typing import Any
 import httpx
 import pytest
 
+from aae.model import Process
 from aae.operate.doctor import Check, examine, imports
 from aae.operate.prefect_api import PrefectApi
 from aae.settings import RecoverySettings, Settings
 from aae.storage import attempts
 from aae.storage import engine as database
-from aae.storage.attempts import Process
 from tests.servers import DIE_WITH_PARENT, free_port
 
 ROOT = Path(__file__).parents[2]

@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, update
 
+from aae.model import Process
 from aae.operate.processes import this_process
 from aae.settings import Settings
 from aae.storage import attempts
-from aae.storage.attempts import Process
 from aae.storage.engine import database_clock, reading
 from aae.storage.schema import attempt_beats
 from tasks.process import _take

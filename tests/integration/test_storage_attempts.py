@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from aae.errors import Superseded
+from aae.model import Process
 from aae.storage import attempts
-from aae.storage.attempts import Attempt, Outcome, Process
+from aae.storage.attempts import Attempt, Outcome
 from aae.storage.engine import database_clock, reading
 from aae.storage.transact import transact, transact_unfenced
 

@@ -31,13 +31,12 @@ from aae.errors import Retry, UserError
 from aae.jobs import tokens
 from aae.jobs.context import open_context, open_stores
 from aae.jobs.tokens import TokenResult, check_account
-from aae.model import Account, AccountStatus, Platform, Token
+from aae.model import Account, AccountStatus, Platform, Process, Token
 from aae.operate.processes import is_alive, this_process
 from aae.platforms.base import TokenCheck, TokenState
 from aae.sandbox import World
 from aae.settings import Settings
 from aae.storage import accounts, notifications, token_checks
-from aae.storage.attempts import Process
 from aae.storage.engine import reading
 from aae.storage.schema import ad_accounts, token_refreshes
 from aae.storage.token_checks import Busy, Check

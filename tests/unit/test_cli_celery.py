@@ -131,10 +131,20 @@ class TestInspect:
         assert (said.code, said.out) == (1, "")
         assert "Prefect's API at http://127.0.0.1:9/api does not answer (ConnectError)." in said.err
 
-    @pytest.mark.parametrize("question", ["active", "scheduled", "registered", "stats"])
-    def test_the_answer_costs_no_heavy_import(self, aae: Run, server: Server, question: str) -> None:
+    @pytest.mark.parametrize(
+        ("question", "database"), [("active", True), ("scheduled", False), ("registered", False), ("stats", True)]
+    )
+    def test_the_answer_costs_no_heavy_import(self, aae: Run, server: Server, question: str, database: bool) -> None:
         assert aae("db", "upgrade").code == 0
-        heavy = "('prefect', 'alembic', 'numpy', 'pandas', 'pyarrow', 'jsonschema')"
+        heavy = (
+            "prefect",
+            "alembic",
+            "numpy",
+            "pandas",
+            "pyarrow",
+            "jsonschema",
+            *(() if database else ("sqlalchemy",)),
+        )
         code = (
             f"import sys; from aae import cli; sys.argv = ['aae', 'inspect', '{question}']\n"
             f"cli.app(standalone_mode=False)\n"

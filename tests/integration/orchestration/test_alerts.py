@@ -207,8 +207,8 @@ def test_each_cause_is_told_once_on_every_channel_with_a_link_and_what_to_do(ben
     stuck, lost, long, late = (bench.run() for _ in range(4))
     bench.api.set_state(stuck, "PENDING", "Pending", "")
     wait_for(lambda: bench.listener.alerts("stuck-run"), look)
+    from aae.model import Process
     from aae.storage import attempts
-    from aae.storage.attempts import Process
 
     with tables.begin() as connection:
         token = attempts.take(connection, "fetch-ad-data", run_id=lost, process=Process("elsewhere", 1, 1))

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from sqlalchemy import update
 
 from aae.errors import AaeError, Throttled, UserError
+from aae.model import Process
 from aae.operate.doctor import Check, Group, ago, basics, examine
 from aae.operate.doctor.failing import KINDS, kind_of
 from aae.operate.prefect_api import PrefectApi
@@ -33,7 +34,6 @@ from aae.operate.redis_server import dial
 from aae.settings import EmailSettings, Settings
 from aae.storage import attempts
 from aae.storage import engine as database
-from aae.storage.attempts import Process
 from aae.storage.engine import database_clock
 from aae.storage.schema import ad_accounts, attempt_beats, users
 from aae.vault import Vault

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
+from aae.model import Process
 from aae.operate import inspection
 from aae.operate.prefect_api import PrefectApi
 from aae.storage import attempts
-from aae.storage.attempts import Process
 from tests.unit.operate.prefect_fake import Server, serving
 
 HERE = Process("a machine", 4711, 1)

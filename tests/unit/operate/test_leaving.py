@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from aae.model import Process
 from aae.operate.leaving import is_leaving, leaving
 from aae.operate.processes import parent, process, this_process
-from aae.storage.attempts import Process
 
 WORKER = Process("machine boot space", 17, 4711)
 

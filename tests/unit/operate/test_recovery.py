@@ -12,12 +12,13 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
+from aae.model import Process
 from aae.operate.prefect_api import Deployment, FlowRun, PrefectApi, Schedule
 from aae.operate.processes import is_alive, this_process
 from aae.operate.recovery import Watch, _owed, judge
 from aae.settings import RecoverySettings
 from aae.storage import attempts
-from aae.storage.attempts import Attempt, Process
+from aae.storage.attempts import Attempt
 from aae.storage.engine import reading
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

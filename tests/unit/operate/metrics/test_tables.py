@@ -13,12 +13,11 @@ from sqlalchemy import Engine, event, insert, text, update
 from sqlalchemy.exc import DBAPIError
 
 from aae.detection import scoring
-from aae.model import Granularity, Platform, Slice
+from aae.model import Granularity, Platform, Process, Slice
 from aae.operate.metrics import catalogue, tables
 from aae.operate.metrics.catalogue import Metric, Sample
 from aae.operate.metrics.exposition import expose
 from aae.storage import accounts, attempts, fetches, incidents, notifications, reports
-from aae.storage.attempts import Process
 from aae.storage.engine import reading
 from aae.storage.schema import ad_accounts, token_refreshes
 from aae.storage.schema import incidents as incident_table
