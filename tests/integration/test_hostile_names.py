@@ -35,7 +35,7 @@ from aae.notify.email import Mail, compose
 from aae.operate.metrics import catalogue
 from aae.operate.metrics.exposition import expose
 from aae.operate.metrics.tables import bounded
-from aae.platforms.columns import EntityColumns, MetricColumns
+from aae.platforms.columns import EntityColumns, metrics_frame, metrics_page
 from aae.platforms.reading import Reader
 from aae.reporting import Report, build_report, render_csv, render_html, render_markdown
 from aae.storage import accounts, metrics
@@ -97,17 +97,20 @@ def store(engine: Engine, vault: Vault, names: list[str]) -> tuple[str, AccountF
         listing.status.append("active")
         listing.daily_budget_micros.append(None)
         listing.channel.append(None if parent else name[:64])
-    rows = MetricColumns(Level.AD)
-    for age in range(9):
-        rows.external_id.append("3")
-        rows.ad_set_external_id.append("2")
-        rows.campaign_external_id.append("1")
-        rows.local_date.append((DAY - timedelta(days=age)).isoformat())
-        rows.local_hour.append(None)
-        for column, value in (("impressions", 9000 - age), ("clicks", 90), ("spend_micros", 10**7 + age)):
-            getattr(rows, column).append(value)
-        rows.conversions_micros.append(5_000_000)
-        rows.revenue_micros.append(10**8)
+    ages = range(9)
+    rows = metrics_page(
+        Level.AD,
+        len(ages),
+        external_id=["3"] * len(ages),
+        ad_set_external_id=["2"] * len(ages),
+        campaign_external_id=["1"] * len(ages),
+        local_date=[DAY - timedelta(days=age) for age in ages],
+        impressions=[9000 - age for age in ages],
+        clicks=[90] * len(ages),
+        spend_micros=[10**7 + age for age in ages],
+        conversions_micros=[5_000_000] * len(ages),
+        revenue_micros=[10**8] * len(ages),
+    )
     with engine.begin() as connection:
         user = accounts.add_user(connection, email=f"user{number}@example.com", name=said[0], now=NOW)
         account_id, _ = accounts.connect_account(
@@ -128,7 +131,7 @@ def store(engine: Engine, vault: Vault, names: list[str]) -> tuple[str, AccountF
         (account,) = accounts.list_accounts(connection, ids=[account_id])
         metrics.upsert_entities(connection, account_id, listing.frame(), now=NOW)
         piece = Slice(account_id, Granularity.DAILY, DAY - timedelta(days=8), DAY)
-        metrics.store_slice(connection, account, piece, rows.frame(), attribution="", run_id=None, now=NOW)
+        metrics.store_slice(connection, account, piece, metrics_frame([rows]), attribution="", run_id=None, now=NOW)
         accounts.bump_data_version(connection, account_id, through=NOW, now=NOW)
         (owner,) = accounts.list_users(connection, ids=[user])
         days = {"daily_since": DAY - timedelta(days=30), "hourly_since": DAY}

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, select
 
 from aae.model import Account, Granularity, Level, Platform, Slice
-from aae.platforms.columns import MetricColumns
+from aae.platforms.columns import metrics_frame, metrics_page
 from aae.storage import accounts, history, metrics
 from aae.storage.engine import reading
 from aae.storage.schema import metric_revisions
@@ -40,20 +40,23 @@ def account(engine: Engine, vault: Vault) -> Account:
 
 
 def store(engine: Engine, account: Account, day: date, spend: int, count: int) -> metrics.StoreResult:
-    rows = MetricColumns(Level.AD)
-    rows.external_id.append("3")
-    rows.ad_set_external_id.append("2")
-    rows.campaign_external_id.append("1")
-    rows.local_date.append(day.isoformat())
-    rows.local_hour.append(None)
-    rows.impressions.append(count)
-    rows.clicks.append(count)
-    rows.spend_micros.append(spend)
-    rows.conversions_micros.append(spend)
-    rows.revenue_micros.append(spend)
+    one = metrics_page(
+        Level.AD,
+        1,
+        external_id=["3"],
+        ad_set_external_id=["2"],
+        campaign_external_id=["1"],
+        local_date=[day],
+        impressions=[count],
+        clicks=[count],
+        spend_micros=[spend],
+        conversions_micros=[spend],
+        revenue_micros=[spend],
+    )
+    rows = metrics_frame([one])
     piece = Slice(account.id, Granularity.DAILY, day, day)
     with engine.begin() as connection:
-        return metrics.store_slice(connection, account, piece, rows.frame(), attribution="", run_id=None, now=NOW)
+        return metrics.store_slice(connection, account, piece, rows, attribution="", run_id=None, now=NOW)
 
 
 @pytest.mark.parametrize("spend", [MOST, -MOST, MOST - 1, 1, 0])

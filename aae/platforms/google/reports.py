@@ -8,17 +8,18 @@ their ads. The two queries exclude each other by channel type, so nothing is cou
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from datetime import date
 from typing import Any, Final
 
 import pandas as pd
+import pyarrow as pa
 
 from aae.errors import Reduce
 from aae.model import Account, Level, Slice, Token, Totals
-from aae.platforms.columns import MetricColumns, Once, has_delivery, hourly
-from aae.platforms.google.listing import part
+from aae.platforms.columns import hourly, metrics_frames, metrics_page
 from aae.platforms.google.wire import Ads, read
+from aae.platforms.reading import Integers
 from aae.platforms.transport import Caller, Purpose
 
 _METRICS: Final = (
@@ -42,13 +43,8 @@ Rows = list[dict[str, Any]]
 
 async def fetch_metrics(ads: Ads, account: Account, token: Token, piece: Slice) -> AsyncIterator[pd.DataFrame]:
     """The slice's rows in the columns of ``METRIC_COLUMNS``: ads, and campaigns that have none."""
-    once, caller = Once(), Caller.of(account, token)
-    time = "segments.date, segments.hour" if hourly(piece.granularity) else "segments.date"
-    for level, ids, source in _QUERIES:
-        async for rows in _batches(ads, caller, f"SELECT {time}, {ids}, {_METRICS} {source}", piece.days):
-            page = once(has_delivery(_frame(rows, level, piece)))
-            if len(page):
-                yield page
+    async for frame in metrics_frames(_pages(ads, Caller.of(account, token), piece)):
+        yield frame
 
 
 async def fetch_totals(ads: Ads, account: Account, token: Token, piece: Slice) -> Totals:
@@ -57,7 +53,14 @@ async def fetch_totals(ads: Ads, account: Account, token: Token, piece: Slice) -
     found = [row for rows in await ads.search(query, Caller.of(account, token), Purpose.TOTALS) for row in rows]
     if len(found) > 1:
         raise read.bug("more than one row of account totals")
-    return Totals(*_measures(found[0])) if found else Totals(conversions_micros=0, revenue_micros=0)
+    return Totals(**{name: int(values[0]) for name, values in _measures(found or [{}]).items()})
+
+
+async def _pages(ads: Ads, caller: Caller, piece: Slice) -> AsyncIterator[pa.RecordBatch]:
+    time = "segments.date, segments.hour" if hourly(piece.granularity) else "segments.date"
+    for level, ids, source in _QUERIES:
+        async for rows in _batches(ads, caller, f"SELECT {time}, {ids}, {_METRICS} {source}", piece.days):
+            yield _page(rows, level, piece)
 
 
 async def _batches(ads: Ads, caller: Caller, query: str, days: list[date]) -> AsyncIterator[Rows]:
@@ -81,36 +84,39 @@ def _between(days: list[date]) -> str:
     return f"segments.date BETWEEN '{days[0]}' AND '{days[-1]}'"
 
 
-def _frame(rows: Rows, level: Level, piece: Slice) -> pd.DataFrame:
-    columns, days = MetricColumns(level), piece.days
-    by_hour, by_ad = hourly(piece.granularity), level is Level.AD
-    for row in rows:
-        segments, campaign = part(row, "segments"), read.id(part(row, "campaign").get("id"), "campaign.id")
-        impressions, clicks, spend, conversions, revenue = _measures(row)
-        columns.external_id.append(_ad(row) if by_ad else campaign)
-        columns.ad_set_external_id.append(read.id(part(row, "adGroup").get("id"), "adGroup.id") if by_ad else None)
-        columns.campaign_external_id.append(campaign)
-        columns.local_date.append(read.day(segments.get("date"), "segments.date", days))
-        columns.local_hour.append(read.hour(segments.get("hour", 0), "segments.hour") if by_hour else None)
-        columns.impressions.append(impressions)
-        columns.clicks.append(clicks)
-        columns.spend_micros.append(spend)
-        columns.conversions_micros.append(conversions)
-        columns.revenue_micros.append(revenue)
-    return columns.frame()
-
-
-def _ad(row: dict[str, Any]) -> str:
-    return read.id(part(part(row, "adGroupAd"), "ad").get("id"), "adGroupAd.ad.id")
-
-
-def _measures(row: Mapping[str, Any]) -> tuple[int, int, int, int, int]:
-    """Impressions, clicks, spend, conversions and revenue of a row; in proto3's JSON what is zero may be absent."""
-    metrics = read.record(row.get("metrics", {}), "metrics")
-    return (
-        read.count(metrics.get("impressions", "0"), "impressions"),
-        read.count(metrics.get("clicks", "0"), "clicks"),
-        read.micros(metrics.get("costMicros", "0"), "costMicros"),
-        read.rounded(metrics.get("conversions", 0), "conversions"),
-        read.rounded(metrics.get("conversionsValue", 0), "conversionsValue"),
+def _page(rows: Rows, level: Level, piece: Slice) -> pa.RecordBatch:
+    segments, campaigns = (_parts(rows, name) for name in ("segments", "campaign"))
+    columns = {
+        "campaign_external_id": read.ids([campaign.get("id") for campaign in campaigns], "campaign.id"),
+        "local_date": read.days([segment.get("date") for segment in segments], "segments.date", piece.days),
+        **_measures(rows),
+    }
+    if hourly(piece.granularity):
+        columns["local_hour"] = read.hours([segment.get("hour", 0) for segment in segments], "segments.hour")
+    if level is Level.CAMPAIGN:
+        return metrics_page(level, len(rows), **columns, external_id=columns["campaign_external_id"])
+    ads, groups = _parts(_parts(rows, "adGroupAd"), "ad"), _parts(rows, "adGroup")
+    return metrics_page(
+        level,
+        len(rows),
+        **columns,
+        external_id=read.ids([ad.get("id") for ad in ads], "adGroupAd.ad.id"),
+        ad_set_external_id=read.ids([group.get("id") for group in groups], "adGroup.id"),
     )
+
+
+def _parts(rows: Rows, name: str) -> Rows:
+    """One resource of every result row."""
+    return read.objects([row.get(name) for row in rows], name)
+
+
+def _measures(rows: Rows) -> dict[str, Integers]:
+    """Impressions, clicks, spend, conversions and revenue; in proto3's JSON what is zero may be absent."""
+    metrics = read.objects([row.get("metrics", {}) for row in rows], "metrics")
+    return {
+        "impressions": read.counts([each.get("impressions", "0") for each in metrics], "impressions"),
+        "clicks": read.counts([each.get("clicks", "0") for each in metrics], "clicks"),
+        "spend_micros": read.micros_of([each.get("costMicros", "0") for each in metrics], "costMicros"),
+        "conversions_micros": read.roundeds([each.get("conversions", 0) for each in metrics], "conversions"),
+        "revenue_micros": read.roundeds([each.get("conversionsValue", 0) for each in metrics], "conversionsValue"),
+    }

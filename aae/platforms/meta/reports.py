@@ -20,12 +20,15 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import date
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from aae.errors import Reduce, Retry, Skip
 from aae.model import Account, Granularity, Level, Slice, Token, Totals
-from aae.platforms.columns import MetricColumns, Once, hourly
+from aae.platforms.columns import hourly, metrics_frames, metrics_page
 from aae.platforms.meta.wire import Graph, read
+from aae.platforms.reading import Integers, distinct
 from aae.platforms.transport import Caller, Purpose
 
 _PURCHASES: Final = ("omni_purchase", "purchase", "offsite_conversion.fb_pixel_purchase")
@@ -42,11 +45,9 @@ Rows = list[dict[str, Any]]
 
 async def fetch_metrics(graph: Graph, account: Account, token: Token, piece: Slice) -> AsyncIterator[pd.DataFrame]:
     """The slice's rows by ad, in the columns of ``METRIC_COLUMNS``."""
-    once = Once()
-    async for rows in _pages(graph, Caller.of(account, token), piece.granularity, piece.days):
-        page = once(_frame(rows, piece))
-        if len(page):
-            yield page
+    found = _pages(graph, Caller.of(account, token), piece.granularity, piece.days)
+    async for frame in metrics_frames(_page(rows, piece) async for rows in found):
+        yield frame
 
 
 async def fetch_totals(graph: Graph, account: Account, token: Token, piece: Slice) -> Totals:
@@ -61,9 +62,9 @@ async def fetch_totals(graph: Graph, account: Account, token: Token, piece: Slic
     found = [row async for rows in graph.pages(path, params, Caller.of(account, token), Purpose.TOTALS) for row in rows]
     if len(found) > 1:
         raise read.bug("more than one row of account totals")
-    row = found[0] if found else {}
-    conversions, revenue = (None, None) if by_hour else _purchases(row)
-    return Totals(*_delivery(row), conversions, revenue)
+    found = found or [{}]
+    sums = {**_delivery(found), **({} if by_hour else _purchases(found))}
+    return Totals(**{name: int(values[0]) for name, values in sums.items()})
 
 
 def _asked(graph: Graph, days: list[date]) -> dict[str, str]:
@@ -138,23 +139,18 @@ async def _run(graph: Graph, question: Mapping[str, str], caller: Caller) -> str
     raise Retry(f"Meta's report for account {caller.account} is not done after twenty minutes.", code="run-too-slow")
 
 
-def _frame(rows: Rows, piece: Slice) -> pd.DataFrame:
-    columns, days = MetricColumns(Level.AD), piece.days
-    by_hour = hourly(piece.granularity)
-    for row in rows:
-        columns.external_id.append(read.id(row.get("ad_id"), "ad_id"))
-        columns.ad_set_external_id.append(read.id(row.get("adset_id"), "adset_id"))
-        columns.campaign_external_id.append(read.id(row.get("campaign_id"), "campaign_id"))
-        columns.local_date.append(read.day(row.get("date_start"), "date_start", days))
-        columns.local_hour.append(_hour(row.get(_HOUR)) if by_hour else None)
-        impressions, clicks, spend = _delivery(row)
-        columns.impressions.append(impressions)
-        columns.clicks.append(clicks)
-        columns.spend_micros.append(spend)
-        conversions, revenue = (None, None) if by_hour else _purchases(row)
-        columns.conversions_micros.append(conversions)
-        columns.revenue_micros.append(revenue)
-    return columns.frame()
+def _page(rows: Rows, piece: Slice) -> pa.RecordBatch:
+    columns = {
+        "external_id": read.ids([row.get("ad_id") for row in rows], "ad_id"),
+        "ad_set_external_id": read.ids([row.get("adset_id") for row in rows], "adset_id"),
+        "campaign_external_id": read.ids([row.get("campaign_id") for row in rows], "campaign_id"),
+        "local_date": read.days([row.get("date_start") for row in rows], "date_start", piece.days),
+        **_delivery(rows),
+    }
+    if hourly(piece.granularity):
+        codes, hours = distinct([row.get(_HOUR) for row in rows], _hour)
+        return metrics_page(Level.AD, len(rows), **columns, local_hour=np.array(hours, np.int8)[codes])
+    return metrics_page(Level.AD, len(rows), **columns, **_purchases(rows))
 
 
 def _hour(value: object) -> int:
@@ -162,25 +158,31 @@ def _hour(value: object) -> int:
     return read.hour(value[:2] if isinstance(value, str) else value, _HOUR)
 
 
-def _delivery(row: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Impressions, clicks and spend of a row; what is zero may be absent."""
-    return (
-        read.count(row.get("impressions", "0"), "impressions"),
-        read.count(row.get("clicks", "0"), "clicks"),
-        read.exact(row.get("spend", "0"), "spend"),
-    )
+def _delivery(rows: Rows) -> dict[str, Integers]:
+    """Impressions, clicks and spend; what is zero may be absent."""
+    return {
+        "impressions": read.counts([row.get("impressions", "0") for row in rows], "impressions"),
+        "clicks": read.counts([row.get("clicks", "0") for row in rows], "clicks"),
+        "spend_micros": read.exacts([row.get("spend", "0") for row in rows], "spend"),
+    }
 
 
-def _purchases(row: Mapping[str, Any]) -> tuple[int, int]:
-    """Conversions and revenue in micros by one purchase counter; no entry means none."""
+def _purchases(rows: Rows) -> dict[str, Integers]:
+    """Conversions and revenue in micros by one purchase counter of each row."""
+    found = [_purchase(row) for row in rows]
+    return {
+        "conversions_micros": read.roundeds([count for count, _ in found], "a purchase count"),
+        "revenue_micros": read.roundeds([value for _, value in found], "a purchase value"),
+    }
+
+
+def _purchase(row: Mapping[str, Any]) -> tuple[object, object]:
+    """Count and value of one purchase counter, as sent; no entry means none."""
     counts, values = _by_type(row, "actions"), _by_type(row, "action_values")
     for counter in _PURCHASES:
         if counter in counts or counter in values:
-            return (
-                read.rounded(counts.get(counter, "0"), "a purchase count"),
-                read.rounded(values.get(counter, "0"), "a purchase value"),
-            )
-    return 0, 0
+            return counts.get(counter, "0"), values.get(counter, "0")
+    return "0", "0"
 
 
 def _by_type(row: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -8,15 +8,18 @@ A report over too many ids is cut by TikTok; it is then asked for in groups of c
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from datetime import date
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from aae.errors import Reduce, Retry
 from aae.model import Account, Granularity, Level, Slice, Token, Totals
-from aae.platforms.columns import MetricColumns, Once, has_delivery, hourly
+from aae.platforms.columns import hourly, metrics_frames, metrics_page
+from aae.platforms.reading import distinct
 from aae.platforms.tiktok.listing import list_entities
 from aae.platforms.tiktok.wire import Business, groups, read
 from aae.platforms.transport import Caller, Purpose
@@ -40,15 +43,8 @@ async def fetch_metrics(
     business: Business, account: Account, token: Token, piece: Slice
 ) -> AsyncIterator[pd.DataFrame]:
     """The slice's rows by ad, in the columns of ``METRIC_COLUMNS``."""
-    once, parents = Once(), _ParentsOf(business, account, token)
-    days, step = piece.days, SLICE_DAYS[piece.granularity]
-    for first in range(0, len(days), step):
-        part = days[first : first + step]
-        async for rows in _pages(business, account, token, piece.granularity, part):
-            await parents.learn(rows)
-            page = once(has_delivery(_frame(rows, part, piece.granularity, parents.known)))
-            if len(page):
-                yield page
+    async for frame in metrics_frames(_pages(business, account, token, piece)):
+        yield frame
 
 
 async def fetch_totals(business: Business, account: Account, token: Token, piece: Slice) -> Totals:
@@ -64,16 +60,28 @@ async def fetch_totals(business: Business, account: Account, token: Token, piece
         "end_date": piece.until.isoformat(),
     }
     found = [
-        _measures(row)
+        row
         async for rows in business.pages("report/integrated/get", params, Caller.of(account, token), Purpose.TOTALS)
         for row in rows
     ]
     if len(found) > 1:
         raise read.bug("more than one row of account totals")
-    return Totals(*found[0]) if found else Totals(conversions_micros=0, revenue_micros=0)
+    if not found:
+        return Totals(conversions_micros=0, revenue_micros=0)
+    sums = {name: pa.array(values)[0].as_py() for name, values in _measures(_parts(found, "metrics")).items()}
+    return Totals(**sums)
 
 
-async def _pages(
+async def _pages(business: Business, account: Account, token: Token, piece: Slice) -> AsyncIterator[pa.RecordBatch]:
+    parents = _ParentsOf(business, account, token)
+    days, step = piece.days, SLICE_DAYS[piece.granularity]
+    for first in range(0, len(days), step):
+        part = days[first : first + step]
+        async for rows in _rows(business, account, token, piece.granularity, part):
+            yield await _page(rows, part, piece.granularity, parents)
+
+
+async def _rows(
     business: Business, account: Account, token: Token, granularity: Granularity, days: list[date]
 ) -> AsyncIterator[Rows]:
     """Raw rows over ``days``: all at once, or by groups of campaigns where that is too much."""
@@ -120,26 +128,35 @@ class _ParentsOf:
     def __init__(self, business: Business, account: Account, token: Token) -> None:
         self._listing = (business, account, token)
         self._listed = False
-        self.known: Parents = {}
+        self._known: Parents = {}
 
-    async def learn(self, rows: Rows) -> None:
-        """Know the parents of every ad in ``rows``.
+    async def of(self, ads: pa.Array, metrics: Rows) -> dict[str, pa.Array]:
+        """The columns of campaign and ad group for ``ads``, whose numbers are ``metrics``.
 
         Raises:
             Retry: neither the report nor the listing knows them; the listing lags behind for new ads.
         """
-        for row in rows:
-            ad, metrics = _ad(row), read.record(row.get("metrics"), "metrics")
-            campaign, group = (metrics.get(name) for name in _PARENTS)
+        told = [[row.get(name) for row in metrics] for name in _PARENTS]
+        if not any(value in (None, _NOT_TOLD) for column in told for value in column):
+            campaigns, groups = (read.ids(column, name) for column, name in zip(told, _PARENTS, strict=True))
+            self._learn(ads.to_pylist(), campaigns.to_pylist(), groups.to_pylist())
+        else:
+            campaigns, groups = await self._look_up(ads.to_pylist(), *told)
+        return {"campaign_external_id": campaigns, "ad_set_external_id": groups}
+
+    async def _look_up(self, ads: list[str], campaigns: list[Any], groups: list[Any]) -> tuple[list[str], list[str]]:
+        for ad, campaign, group in zip(ads, campaigns, groups, strict=True):
             if campaign not in (None, _NOT_TOLD) and group not in (None, _NOT_TOLD):
-                self.known[ad] = (read.id(campaign, "campaign_id"), read.id(group, "adgroup_id"))
-        if all(_ad(row) in self.known for row in rows):
-            return
-        if not self._listed:
+                self._known[ad] = (read.id(campaign, "campaign_id"), read.id(group, "adgroup_id"))
+        if not self._listed and not self._known.keys() >= set(ads):
             self._listed = True
-            self.known = _parents(await list_entities(*self._listing)) | self.known
-        if not all(_ad(row) in self.known for row in rows):
+            self._known = _parents(await list_entities(*self._listing)) | self._known
+        if not self._known.keys() >= set(ads):
             raise Retry("TikTok reports an ad that its own listing does not know yet.", code="unknown-ad")
+        return [self._known[ad][0] for ad in ads], [self._known[ad][1] for ad in ads]
+
+    def _learn(self, ads: list[str], campaigns: list[str], groups: list[str]) -> None:
+        self._known.update(zip(ads, zip(campaigns, groups, strict=True), strict=True))
 
 
 def _parents(entities: pd.DataFrame) -> Parents:
@@ -149,43 +166,46 @@ def _parents(entities: pd.DataFrame) -> Parents:
     return {ad: (above[above[ad]], above[ad]) for ad in ads if above[ad] in above}
 
 
-def _frame(rows: Rows, days: list[date], granularity: Granularity, parents: Parents) -> pd.DataFrame:
-    columns = MetricColumns(Level.AD)
-    for row in rows:
-        ad = _ad(row)
-        campaign, group = parents[ad]
-        stamp = read.record(row.get("dimensions"), "dimensions").get(_time(granularity))
-        impressions, clicks, spend, conversions, revenue = _measures(row)
-        columns.external_id.append(ad)
-        columns.ad_set_external_id.append(group)
-        columns.campaign_external_id.append(campaign)
-        columns.local_date.append(read.day(stamp[:10] if isinstance(stamp, str) else stamp, _time(granularity), days))
-        columns.local_hour.append(_hour(stamp) if hourly(granularity) else None)
-        columns.impressions.append(impressions)
-        columns.clicks.append(clicks)
-        columns.spend_micros.append(spend)
-        columns.conversions_micros.append(conversions)
-        columns.revenue_micros.append(revenue)
-    return columns.frame()
+async def _page(rows: Rows, days: list[date], granularity: Granularity, parents: _ParentsOf) -> pa.RecordBatch:
+    dimensions, metrics = (_parts(rows, name) for name in ("dimensions", "metrics"))
+    ads, time = read.ids([row.get("ad_id") for row in dimensions], "ad_id"), _time(granularity)
+    codes, moments = distinct([row.get(time) for row in dimensions], lambda stamp: _moment(stamp, days, granularity))
+    columns = {
+        "external_id": ads,
+        **await parents.of(ads, metrics),
+        "local_date": np.array([day for day, _ in moments], "datetime64[D]")[codes],
+        **_measures(metrics),
+    }
+    if hourly(granularity):
+        columns["local_hour"] = np.array([hour for _, hour in moments], np.int8)[codes]
+    return metrics_page(Level.AD, len(rows), **columns)
 
 
-def _ad(row: Mapping[str, Any]) -> str:
-    return read.id(read.record(row.get("dimensions"), "dimensions").get("ad_id"), "ad_id")
+def _parts(rows: Rows, name: str) -> Rows:
+    return read.objects([row.get(name) for row in rows], name)
 
 
-def _hour(stamp: object) -> int:
-    """The hour of a stamp such as ``2026-11-21 13:00:00``."""
-    return read.hour(stamp[11:13] if isinstance(stamp, str) else stamp, "stat_time_hour")
+def _moment(stamp: object, days: list[date], granularity: Granularity) -> tuple[str, int]:
+    """Day and hour of a stamp such as ``2026-11-21 13:00:00``; no hour (0) where it is of a day."""
+    what, text = _time(granularity), stamp if isinstance(stamp, str) else None
+    day = read.day(stamp if text is None else text[:10], what, days)
+    return day, read.hour(stamp if text is None else text[11:13], what) if hourly(granularity) else 0
 
 
-def _measures(row: Mapping[str, Any]) -> tuple[int, int, int, int | None, int | None]:
-    """Impressions, clicks, spend, conversions and revenue of a row; the last two None where TikTok does not tell."""
-    metrics = read.record(row.get("metrics"), "metrics")
-    conversions, revenue = metrics.get("complete_payment"), metrics.get("total_complete_payment_rate")
-    return (
-        read.count(metrics.get("impressions"), "impressions"),
-        read.count(metrics.get("clicks"), "clicks"),
-        read.exact(metrics.get("spend"), "spend"),
-        None if conversions in (None, _NOT_TOLD) else read.rounded(conversions, "complete_payment"),
-        None if revenue in (None, _NOT_TOLD) else read.rounded(revenue, "total_complete_payment_rate"),
-    )
+def _measures(metrics: Rows) -> dict[str, Any]:
+    """Impressions, clicks, spend, conversions and revenue; the last two missing where TikTok does not tell."""
+    return {
+        "impressions": read.counts([row.get("impressions") for row in metrics], "impressions"),
+        "clicks": read.counts([row.get("clicks") for row in metrics], "clicks"),
+        "spend_micros": read.exacts([row.get("spend") for row in metrics], "spend"),
+        "conversions_micros": _if_told(metrics, "complete_payment"),
+        "revenue_micros": _if_told(metrics, "total_complete_payment_rate"),
+    }
+
+
+def _if_told(metrics: Rows, name: str) -> pa.Array:
+    values = [row.get(name) for row in metrics]
+    untold = np.array([value in (None, _NOT_TOLD) for value in values], bool)
+    if untold.any():
+        values = ["0" if missing else value for value, missing in zip(values, untold, strict=True)]
+    return pa.array(read.roundeds(values, name), mask=untold)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -19,7 +19,7 @@ from aae.errors import Bug
 from aae.frames import DAILY, AccountFrames
 from aae.jobs.fetch import check_sums, totals_of
 from aae.model import Level, Platform
-from aae.platforms.columns import MetricColumns
+from aae.platforms.columns import metrics_frame, metrics_page
 from aae.platforms.reading import Reader
 from aae.reporting import build_report, render_csv, render_html, render_markdown
 from aae.reporting.advice import at_least, at_most
@@ -41,19 +41,24 @@ def test_a_count_that_no_sum_could_hold_is_refused(value: object) -> None:
 
 
 def page(rows: list[Any]) -> pd.DataFrame:
-    columns = MetricColumns(Level.AD)
-    for position, (impressions, clicks, spend, conversions, revenue) in enumerate(rows):
-        columns.external_id.append(str(position))
-        columns.ad_set_external_id.append("2")
-        columns.campaign_external_id.append("1")
-        columns.local_date.append("2026-03-10")
-        columns.local_hour.append(None)
-        columns.impressions.append(impressions)
-        columns.clicks.append(clicks)
-        columns.spend_micros.append(spend)
-        columns.conversions_micros.append(conversions)
-        columns.revenue_micros.append(revenue)
-    return columns.frame()
+    impressions, clicks, spend, conversions, revenue = map(list, zip(*rows, strict=True))
+    return metrics_frame(
+        [
+            metrics_page(
+                Level.AD,
+                len(rows),
+                external_id=[str(position) for position in range(len(rows))],
+                ad_set_external_id=["2"] * len(rows),
+                campaign_external_id=["1"] * len(rows),
+                local_date=[date(2026, 3, 10)] * len(rows),
+                impressions=impressions,
+                clicks=clicks,
+                spend_micros=spend,
+                conversions_micros=conversions,
+                revenue_micros=revenue,
+            )
+        ]
+    )
 
 
 @examples(max_examples=100)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aae.errors import Bug
 from aae.model import Platform, from_micros
-from aae.platforms.reading import Reader
+from aae.platforms.reading import Reader, distinct
 
 read = Reader(Platform.META)
 MICROS = st.integers(-(10**18) + 1, 10**18 - 1)
@@ -79,6 +82,82 @@ def test_an_amount_that_is_none_is_refused_at_once(value: Any) -> None:
 def test_a_count_is_a_plain_whole_number(value: Any) -> None:
     with pytest.raises(Bug):
         read.count(value, "clicks")
+
+
+DAYS = [date(2026, 11, 20), date(2026, 11, 21), date(2026, 11, 22)]
+COLUMNS: dict[str, tuple[Any, Any]] = {
+    "objects": (read.objects, read.record),
+    "ids": (read.ids, read.id),
+    "counts": (read.counts, read.count),
+    "hours": (read.hours, read.hour),
+    "micros_of": (read.micros_of, read.micros),
+    "exacts": (read.exacts, read.exact),
+    "roundeds": (read.roundeds, read.rounded),
+    "days": (lambda values, what: read.days(values, what, DAYS), lambda value, what: read.day(value, what, DAYS)),
+}
+USUAL = {
+    "objects": st.dictionaries(st.text(max_size=2), st.none(), max_size=2),
+    "ids": st.from_regex(r"[\w.~-]{1,66}", fullmatch=True) | st.integers(1, 10**20),
+    "counts": st.integers(0, 10**12).map(str) | st.from_regex(r"[0-9]{1,20}", fullmatch=True),
+    "hours": st.integers(-1, 24) | st.integers(0, 24).map("{:02}".format),
+    "micros_of": st.integers(-(10**18), 10**18).map(str) | st.sampled_from(["-", "1-2", "--1", "-0"]),
+    "exacts": st.from_regex(r"-?[0-9]{0,13}\.?[0-9]{0,8}", fullmatch=True) | st.decimals(places=6),
+    "roundeds": st.from_regex(r"-?[0-9]{0,13}\.?[0-9]{0,8}", fullmatch=True) | st.decimals() | st.integers(),
+    "days": st.sampled_from([*map(str, DAYS), "2026-11-23", "2026-1-20", "-026-11-20"]),
+}
+assert set(COLUMNS) == set(USUAL)
+
+
+def said(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except Bug as bug:
+        return str(bug)
+
+
+def plain(column: Any) -> list[Any]:
+    values = column.to_pylist() if isinstance(column, pa.Array) else list(column)
+    return [str(value) if isinstance(value, np.datetime64) else value for value in values]
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+@given(data=st.data())
+def test_a_column_is_read_as_its_values_one_by_one_or_refused_in_the_same_words(name: str, data: st.DataObject) -> None:
+    usual = USUAL[name]
+    kind = data.draw(st.sampled_from([usual, usual.map(str), usual | ANYTHING]))
+    values = data.draw(st.lists(kind, max_size=6))
+    column, one = COLUMNS[name]
+    assert said(lambda: plain(column(values, "it"))) == said(lambda: [one(value, "it") for value in values])
+
+
+@pytest.mark.parametrize("name", sorted(set(COLUMNS) - {"objects"}))
+@pytest.mark.parametrize(
+    "values",
+    [
+        *(["0x1F"], ["+5"], [" 5"], ["5 "], ["1_0"], ["٣"], ["²"], [""], ["."], ["-"], ["-."], ["-0"], ["5."], [".5"]),
+        *(["1e3"], ["1E-2"], ["1e999999999"], ["NaN"], ["Infinity"], ["00000000000000000001"], ["1" * 64], ["1" * 65]),
+        *(["1.5000000000"], ["1.0000005"], ["999999999999.999999"], ["1000000000000"], ["-1000000000000"], ["\ud800"]),
+        *([True], [1.5], [None], ["1", None], ["1", 1], [True, 1], [[]], [2**63], [2**64], [-1], [10**30], []),
+        *([Decimal("NaN")], [Decimal("sNaN")], [Decimal("Infinity")], [Decimal("0E+50")], [Decimal("0E-301")]),
+        *([Decimal("0E-30")], [Decimal("1E+11"), 1], [Decimal("1E-7")], [Decimal("1." + "0" * 40)]),
+        *([f"0.{'0' * 290}1"], [Decimal("1E-299")], ["0" * 63 + "1"], [f"1.{'0' * 62}"], [f"1.{'0' * 61}"]),
+    ],
+)
+def test_what_arrow_would_read_otherwise_is_read_as_one_by_one(name: str, values: list[Any]) -> None:
+    column, one = COLUMNS[name]
+    assert said(lambda: plain(column(values, "it"))) == said(lambda: [one(value, "it") for value in values])
+
+
+@given(st.lists(ANYTHING | st.sampled_from(["a", "b"]), max_size=6))
+def test_what_is_read_once_for_many_rows_stands_for_each(values: list[Any]) -> None:
+    codes, found = distinct(values, repr)
+    assert [found[code] for code in codes] == [repr(value) for value in values]
+
+
+def test_a_text_that_rows_share_is_looked_at_once() -> None:
+    seen: list[str] = []
+    distinct(["a", "b", "a", "a"], seen.append)
+    assert seen == ["a", "b"]
 
 
 def test_text_fits_any_table_and_terminal() -> None:
