@@ -50,8 +50,14 @@ def ranges(since: date, until: date, step: int) -> Iterator[tuple[date, date]]:
 
 
 def meta(client: httpx.Client, account: dict[str, Any], since: date, until: date, by_hour: bool) -> Rows:
+    everything = {
+        "field": "ad.effective_status",
+        "operator": "IN",
+        "value": ["ACTIVE", "PAUSED", "CAMPAIGN_PAUSED", "ADSET_PAUSED", "ARCHIVED", "DELETED"],
+    }
     params: dict[str, Any] | None = {
         "level": "ad",
+        "filtering": json.dumps([everything]),
         "time_increment": "1",
         "time_range": json.dumps({"since": str(since), "until": str(until)}),
         "fields": "ad_id,adset_id,campaign_id,impressions,clicks,spend" + ("" if by_hour else ",actions,action_values"),

@@ -22,6 +22,10 @@ def money_quantum(currency: str) -> int:
     return 1_000_000 if currency in WHOLE_UNITS else 10_000
 
 
+GONE: Final = frozenset({"ARCHIVED", "DELETED"})
+"""Effective statuses that Meta's listings and insights leave out unless they are named."""
+
+
 class Status(StrEnum):
     """What the advertiser did with an entity."""
 
@@ -108,6 +112,32 @@ class AdAccount:
         while entity.parent is not None:
             entity = self.by_id[entity.parent]
         return entity
+
+    @cached_property
+    def effective_statuses(self) -> dict[str, str]:
+        """Each entity's status in Meta's words: its own, or what keeps the one above it from running."""
+        found: dict[str, str] = {}
+        for entity in (*self.campaigns, *self.ad_sets, *self.ads):
+            above = found[entity.parent] if entity.parent else "ACTIVE"
+            if entity.status is not Status.ACTIVE or above == "ACTIVE":
+                found[entity.external_id] = entity.status.upper()
+            elif above in GONE:
+                found[entity.external_id] = above
+            else:
+                by_campaign = entity.level is Level.AD_SET or above == "CAMPAIGN_PAUSED"
+                found[entity.external_id] = "CAMPAIGN_PAUSED" if by_campaign else "ADSET_PAUSED"
+        return found
+
+    @cached_property
+    def above_ads(self) -> dict[Level, IntArray]:
+        """For every ad the index of its campaign, of its ad set, and its own."""
+        place = {entity.external_id: n for level in Level for n, entity in enumerate(self.entities(level))}
+        ad_sets = [self.by_id[str(ad.parent)] for ad in self.ads]
+        return {
+            Level.CAMPAIGN: np.array([place[str(ad_set.parent)] for ad_set in ad_sets], np.int64),
+            Level.AD_SET: np.array([place[ad_set.external_id] for ad_set in ad_sets], np.int64),
+            Level.AD: np.arange(len(self.ads)),
+        }
 
     def facts(self, level: Level | None, since: date, until: date, at: datetime, *, hourly: bool) -> Facts:
         """The ledger's rows by entity of ``level`` (``group`` is the index into :meth:`entities`).

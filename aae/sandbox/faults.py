@@ -392,8 +392,11 @@ _KINDS: Final = [
     *_shapes(
         _M,
         {
-            "meta_reduce_data": ("Code 1 `reduce the amount of data` above `value` rows (default 0)", "rows"),
-            "meta_job_failed": ("The report run ends as Job Failed", ""),
+            "meta_reduce_data": (
+                "Code 1 `reduce the amount of data` above `value` rows by ad (default 0)",
+                "rows",
+            ),
+            "meta_job_failed": ("The report run ends as Job Failed above `value` rows by ad (default 0)", "rows"),
             "meta_job_skipped": ("The report run ends as Job Skipped", ""),
             "meta_job_incomplete": ("Job Completed at 90 %", ""),
             "meta_job_stuck": ("The report run never gets beyond 40 %", ""),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import numpy.typing as npt
 
 from aae.model import Level
 from aae.sandbox.days import told
-from aae.sandbox.entities import AdAccount, Entity
+from aae.sandbox.entities import GONE, AdAccount, Entity
 from aae.sandbox.graph import GraphError, as_json, as_list, asked_fields
 from aae.sandbox.ledger import Facts
 from aae.sandbox.wire import Call, plain_decimal, ratio
@@ -69,24 +70,38 @@ class InsightsQuery:
 
     def facts(self) -> Facts:
         """The rows of the query, added up over its periods, in time order; ``day`` is the first of the period."""
-        facts = told(self.account, self.level, self.since, self.until, self.call, hourly=self.hourly)
-        if self.level is not None and (self.filters or self.above is not None):
-            wanted = [self._wanted(entity) for entity in self.account.entities(self.level)]
-            facts = facts.take(np.array(wanted, np.bool_)[facts.group])
+        account, level = self.account, self.level
+        if level is None and not self.filters and self.above is None:
+            facts = told(account, None, self.since, self.until, self.call, hourly=self.hourly)
+        else:
+            facts = told(account, Level.AD, self.since, self.until, self.call, hourly=self.hourly)
+            facts = facts.take(self._wanted()[facts.group])
+            if level is not Level.AD:
+                group = np.zeros_like(facts.group) if level is None else account.above_ads[level][facts.group]
+                facts = replace(facts, group=group).merged(facts.day)
         if self.daily:
             return facts
         periods = [self.period(date.fromordinal(day)).toordinal() for day in facts.day.tolist()]
         return facts.merged(np.array(periods, np.int64))
 
-    def _wanted(self, entity: Entity) -> bool:
-        chain = {entity.level: entity.external_id}
-        above = entity
-        while above.parent is not None:
-            above = self.account.by_id[above.parent]
-            chain[above.level] = above.external_id
-        if self.above is not None and self.above not in chain.values():
-            return False
-        return all(chain.get(level) in values for level, values in self.filters)
+    def _wanted(self) -> npt.NDArray[np.bool_]:
+        """The ads whose numbers count. What is gone has no row of its own unless it, or a status, is named."""
+        account = self.account
+        wanted = np.ones(len(account.ads), np.bool_)
+        for level, part, among in self.filters:
+            values = account.effective_statuses if part == "effective_status" else {}
+            fits = [values.get(one.external_id, one.external_id) in among for one in account.entities(level)]
+            wanted &= np.array(fits, np.bool_)[account.above_ads[level]]
+        if self.above is not None:
+            level = account.by_id[self.above].level
+            inside = [one.external_id == self.above for one in account.entities(level)]
+            wanted &= np.array(inside, np.bool_)[account.above_ads[level]]
+        if self.level and all(part != "effective_status" for _, part, _ in self.filters):
+            known = account.entities(self.level)
+            status = account.effective_statuses
+            shown = [status[one.external_id] not in GONE or one.external_id == self.above for one in known]
+            wanted &= np.array(shown, np.bool_)[account.above_ads[self.level]]
+        return wanted
 
     def render(self, facts: Facts) -> list[dict[str, Any]]:
         """Rows as Meta writes them: text for every number, lists of actions only where there are any."""
@@ -199,19 +214,16 @@ _LABELS: Final = frozenset(
 )
 
 
-def _filters(params: Mapping[str, str]) -> list[tuple[Level, set[str]]]:
-    """Conditions on ids in ``filtering``; Meta knows many more, which are refused here rather than ignored."""
+def _filters(params: Mapping[str, str]) -> list[tuple[Level, str, set[str]]]:
+    """Conditions on ids and statuses in ``filtering``; Meta knows many more, refused here rather than ignored."""
     filters = []
     for condition in as_json(params, "filtering") if params.get("filtering") else []:
         name, _, part = str(condition.get("field", "")).partition(".")
-        if part == "effective_status":
-            continue
-        if part != "id" or name not in {"campaign", "adset", "ad"} or condition.get("operator") not in {"IN", "EQUAL"}:
+        level, known = _LEVELS.get(name), part in {"id", "effective_status"}
+        if level is None or not known or condition.get("operator") not in {"IN", "EQUAL"}:
             raise GraphError(100, f"(#100) Filtering field {condition.get('field')} is invalid")
         value = condition.get("value")
-        level = _LEVELS[name]
-        if level is not None:
-            filters.append((level, {str(item) for item in (value if isinstance(value, list) else [value])}))
+        filters.append((level, part, {str(item) for item in (value if isinstance(value, list) else [value])}))
     return filters
 
 

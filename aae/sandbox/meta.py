@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from aae.model import Level, Platform
-from aae.sandbox.entities import WHOLE_UNITS, AdAccount, Entity, Status
+from aae.sandbox.entities import GONE, WHOLE_UNITS, AdAccount, Entity
 from aae.sandbox.graph import GraphError, as_json, as_list, asked_fields, cursor, offset
 from aae.sandbox.insights import InsightsQuery
 from aae.sandbox.ledger import Facts
@@ -251,8 +251,8 @@ class MetaApi:
         wanted = _statuses(params)
         found = []
         for entity in account.entities(level):
-            status = _effective_status(account, entity)
-            shown = status in wanted if wanted else status not in {"DELETED", "ARCHIVED"}
+            status = account.effective_statuses[entity.external_id]
+            shown = status in wanted if wanted else status not in GONE
             inside = above is None or entity.parent == above.external_id or account.campaign_of(entity) is above
             if shown and inside:
                 found.append(entity)
@@ -326,8 +326,7 @@ class MetaApi:
 
     def _rows(self, call: Call, params: dict[str, str], query: InsightsQuery) -> Answer:
         rows = query.facts()
-        most = call.troubles.get("meta_reduce_data")
-        if "meta_reduce_data" in call.troubles and len(rows) > (most or 0):
+        if _too_much(call, "meta_reduce_data", query):
             message = "Please reduce the amount of data you're asking for, then retry your request"
             raise GraphError(1, message, status=500)
         share = 96.0 if "meta_usage_high" in call.troubles else 1.0
@@ -346,7 +345,7 @@ class MetaApi:
         elif "meta_job_incomplete" in call.troubles:
             status, percent = "Job Completed", 90
         body: dict[str, Any] = {"id": node, "account_id": run.account.external_id}
-        if "meta_job_failed" in call.troubles:
+        if _too_much(call, "meta_job_failed", query):
             status, percent = "Job Failed", 70
             body |= {"error_code": -2, "error_message": "The job failed.", "error_subcode": 2490547}
         elif "meta_job_skipped" in call.troubles:
@@ -377,6 +376,18 @@ class MetaApi:
 
 
 # -- small parts ----------------------------------------------------------------------------------------------------
+
+
+def _too_much(call: Call, trouble: str, query: InsightsQuery) -> bool:
+    """Whether a trouble that strikes above a number of rows by ad strikes here; without a number always.
+
+    What only asks for ids is not much work.
+    """
+    if trouble not in call.troubles:
+        return False
+    most = call.troubles[trouble]
+    works = query.level is Level.AD and not all(name.endswith("_id") for name in query.fields)
+    return not most or (works and len(query.facts()) > most)
 
 
 def _user_id(grant: Grant) -> str:
@@ -436,17 +447,6 @@ def _account(account: AdAccount, fields: Sequence[str]) -> dict[str, Any]:
     return _pick(whole, fields, always="id")
 
 
-def _effective_status(account: AdAccount, entity: Entity) -> str:
-    """An entity's own status, or its parent's where that keeps it from running."""
-    if entity.status is not Status.ACTIVE or entity.parent is None:
-        return entity.status.upper()
-    parent = account.by_id[entity.parent]
-    above = _effective_status(account, parent)
-    if above in {"ACTIVE", "DELETED", "ARCHIVED"}:
-        return above
-    return "CAMPAIGN_PAUSED" if parent.level is Level.CAMPAIGN or above == "CAMPAIGN_PAUSED" else "ADSET_PAUSED"
-
-
 def _entity(account: AdAccount, entity: Entity, fields: Sequence[str]) -> dict[str, Any]:
     created = entity.created.astimezone(ZoneInfo(account.timezone)).strftime("%Y-%m-%dT%H:%M:%S%z")
     whole: dict[str, Any] = {
@@ -455,7 +455,7 @@ def _entity(account: AdAccount, entity: Entity, fields: Sequence[str]) -> dict[s
         "name": entity.name,
         "status": entity.status.upper(),
         "configured_status": entity.status.upper(),
-        "effective_status": _effective_status(account, entity),
+        "effective_status": account.effective_statuses[entity.external_id],
         "created_time": created,
         "updated_time": created,
     }

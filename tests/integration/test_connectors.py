@@ -374,10 +374,43 @@ def test_a_report_run_that_never_ends_is_given_up(bench: Bench, fault: str) -> N
         bench.fetch(Platform.META, Granularity.DAILY, days=9)
 
 
-def test_a_day_too_large_in_every_way_ends_with_advice(bench: Bench) -> None:
+@pytest.mark.parametrize("fault", ["meta_reduce_data", "meta_job_failed"])
+@pytest.mark.parametrize("granularity", Granularity)
+@pytest.mark.parametrize("ads", [1, 2])
+def test_a_day_too_large_is_asked_for_by_campaign_then_ad_set_then_ad(
+    bench: Bench, fault: str, granularity: Granularity, ads: int
+) -> None:
+    account, _, truth = bench.account(Platform.META)
+    wanted = truth_of(truth, bench.piece(account, granularity, 2))
+    most = ads * int(wanted.groupby(["external_id", "local_date"]).size().max())
+    campaigns = wanted["external_id"].map(lambda ad: truth.campaign_of(truth.by_id[ad]).external_id)
+    assert wanted.groupby([campaigns, "local_date"]).size().max() > most
+    bench.faults.add(Fault(fault, platform=Platform.META, value=most))
+    if fault == "meta_job_failed":  # else everything could be had at once
+        bench.faults.add(Fault("meta_reduce_data", platform=Platform.META, value=most, path="/act_"))
+    frame = bench.fetch(Platform.META, granularity, days=2)
+    pd.testing.assert_frame_equal(comparable(frame), wanted)
+
+
+def test_a_day_of_which_not_even_one_ad_can_be_had_says_so(bench: Bench) -> None:
     bench.faults.add(Fault("meta_reduce_data", platform=Platform.META, value=0))
-    with pytest.raises(Reduce, match="fetch it by campaign"):
+    with pytest.raises(Reduce, match="not even a part at a time"):
         bench.fetch(Platform.META, Granularity.DAILY, days=1)
+
+
+def test_what_is_deleted_or_archived_keeps_its_numbers(bench: Bench) -> None:
+    for platform in Platform:
+        account, token, _ = bench.account(platform)
+        piece = Slice(1, Granularity.DAILY, account.local_day(NOW) - timedelta(days=38), account.local_day(NOW))
+        listing = bench.run(platform, partial(_listing, account, token)).set_index("external_id")
+        frame = bench.rows(platform, account, token, piece)
+        statuses = set(listing.loc[frame["external_id"], "status"])
+        gone = {"deleted", "archived"} if platform is Platform.META else {"deleted"}
+        assert gone <= statuses, (platform, statuses)
+
+
+async def _listing(account: Account, token: Token, connector: Connector) -> pd.DataFrame:
+    return await connector.list_entities(account, token)
 
 
 @pytest.mark.parametrize("fault", ["tiktok_truncated_page_info", "tiktok_zero_rows", "meta_empty_page"])

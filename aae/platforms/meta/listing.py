@@ -20,7 +20,7 @@ _WITHOUT_MINOR_UNIT: Final = frozenset(["CLP", "COP", "CRC", "HUF", "ISK", "IDR"
 
 _STATUSES: Final = ("ACTIVE", "PAUSED", "DELETED", "ARCHIVED", "IN_PROCESS", "WITH_ISSUES")
 _AD_SET_STATUSES: Final = (*_STATUSES, "CAMPAIGN_PAUSED")
-_AD_STATUSES: Final = (
+AD_STATUSES: Final = (
     *_AD_SET_STATUSES,
     *("ADSET_PAUSED", "DISAPPROVED", "PENDING_REVIEW", "PREAPPROVED", "PENDING_BILLING_INFO"),
 )
@@ -38,7 +38,7 @@ _STATUS: Final = {
 _EDGES: Final = (
     (Level.CAMPAIGN, "campaigns", "id,name,effective_status,daily_budget,objective", _STATUSES, None),
     (Level.AD_SET, "adsets", "id,name,effective_status,daily_budget,campaign_id", _AD_SET_STATUSES, "campaign_id"),
-    (Level.AD, "ads", "id,name,effective_status,adset_id", _AD_STATUSES, "adset_id"),
+    (Level.AD, "ads", "id,name,effective_status,adset_id", AD_STATUSES, "adset_id"),
 )
 
 

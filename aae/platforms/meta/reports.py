@@ -9,14 +9,19 @@ settings; they are not added up, since click windows contain each other.
 **By the hour there are no conversions.** Since 2021 Meta gives no off-Meta conversion by the hour; those columns are
 missing, which is not zero. On a daily row the opposite holds: ``actions`` is absent when there were none.
 
+**Deleted and archived ads** are in the account's totals but not among its rows by ad, unless the question names their
+statuses; what Meta does by default also differs from edge to edge. So every question names all of them.
+
 **How a slice is asked for.** Up to a week by one paged call; longer, or when Meta asks for less data at the smallest
-page, by a report run that Meta computes in the background; when that is too much as well, day by day.
+page, by a report run that Meta computes in the background. When that is too much as well, in parts: single days, then
+the campaigns of a day by halves, then the ad sets of one campaign, then the ads of one ad set.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Final
 
@@ -25,8 +30,9 @@ import pandas as pd
 import pyarrow as pa
 
 from aae.errors import Reduce, Retry, Skip
-from aae.model import Account, Granularity, Level, Slice, Token, Totals
+from aae.model import Account, Level, Slice, Token, Totals
 from aae.platforms.columns import hourly, metrics_frames, metrics_page
+from aae.platforms.meta.listing import AD_STATUSES
 from aae.platforms.meta.wire import Graph, read
 from aae.platforms.reading import Integers, distinct
 from aae.platforms.transport import Caller, Purpose
@@ -41,85 +47,136 @@ _RACE_LOOKS: Final = 3
 """A run that was made a moment ago may not be found at once (100/33)."""
 
 Rows = list[dict[str, Any]]
+Way = Callable[[Graph, "_Question", Caller, Purpose], AsyncIterator[Rows]]
 
 
 async def fetch_metrics(graph: Graph, account: Account, token: Token, piece: Slice) -> AsyncIterator[pd.DataFrame]:
     """The slice's rows by ad, in the columns of ``METRIC_COLUMNS``."""
-    found = _pages(graph, Caller.of(account, token), piece.granularity, piece.days)
+    found = _rows(graph, _question(graph, piece), Caller.of(account, token))
     async for frame in metrics_frames(_page(rows, piece) async for rows in found):
         yield frame
 
 
 async def fetch_totals(graph: Graph, account: Account, token: Token, piece: Slice) -> Totals:
     """The account's own sums over the slice; by the hour without conversions, like the rows."""
-    params = {
-        "level": "account",
-        "fields": "impressions,clicks,spend,actions,action_values",
-        "time_increment": "all_days",
-        **_asked(graph, piece.days),
-    }
-    path, by_hour = f"act_{account.external_id}/insights", hourly(piece.granularity)
-    found = [row async for rows in graph.pages(path, params, Caller.of(account, token), Purpose.TOTALS) for row in rows]
-    if len(found) > 1:
+    form = {"level": "account", "fields": "impressions,clicks,spend,actions,action_values", **_windows(graph)}
+    question = _Question({**form, "time_increment": "all_days"}, tuple(piece.days), below=())
+    caller = Caller.of(account, token)
+    found = [row async for rows in _rows(graph, question, caller, Purpose.TOTALS) for row in rows]
+    if len({row.get("date_start") for row in found}) < len(found):
         raise read.bug("more than one row of account totals")
-    found = found or [{}]
-    sums = {**_delivery(found), **({} if by_hour else _purchases(found))}
-    return Totals(**{name: int(values[0]) for name, values in sums.items()})
+    # One row, or one of each day where Meta wanted less to do at a time; none means nothing.
+    rows = found or [{}]
+    columns = {**_delivery(rows), **({} if hourly(piece.granularity) else _purchases(rows))}
+    return Totals(**{name: sum(values.tolist()) for name, values in columns.items()})
 
 
-def _asked(graph: Graph, days: list[date]) -> dict[str, str]:
-    return {
-        "time_range": json.dumps({"since": days[0].isoformat(), "until": days[-1].isoformat()}),
-        "action_attribution_windows": json.dumps(graph.settings.attribution_windows),
-    }
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked of Meta: ``form`` over ``days``, of the whole account or of the entities ``ids`` of a level.
+
+    ``below`` are the levels by which it can still be divided, from the top.
+    """
+
+    form: Mapping[str, str]
+    days: tuple[date, ...]
+    level: str = ""
+    ids: tuple[str, ...] = ()
+    below: tuple[str, ...] = ("campaign", "adset", "ad")
+
+    @property
+    def params(self) -> dict[str, str]:
+        span = {"since": self.days[0].isoformat(), "until": self.days[-1].isoformat()}
+        asked = {**self.form, "time_range": json.dumps(span)}
+        if self.form["level"] == "account":  # which counts everything that there ever was
+            return asked
+        conditions = {"ad.effective_status": AD_STATUSES} | ({f"{self.level}.id": self.ids} if self.ids else {})
+        filtering = [{"field": field, "operator": "IN", "value": among} for field, among in conditions.items()]
+        return {**asked, "filtering": json.dumps(filtering)}
 
 
-async def _pages(graph: Graph, caller: Caller, granularity: Granularity, days: list[date]) -> AsyncIterator[Rows]:
-    """Raw rows over ``days``, by the cheapest way that Meta agrees to. Pages may repeat rows after a change of way."""
-    question, code = _question(graph, granularity, days), None
-    for way in (_at_once, _by_run) if len(days) <= _SYNC_DAYS else (_by_run,):
+def _question(graph: Graph, piece: Slice) -> _Question:
+    fields = "campaign_id,adset_id,ad_id,impressions,clicks,spend"
+    form = {"level": "ad", "time_increment": "1", **_windows(graph)}
+    if hourly(piece.granularity):  # the breakdown must not be among the fields
+        return _Question({**form, "fields": fields, "breakdowns": json.dumps([_HOUR])}, tuple(piece.days))
+    return _Question({**form, "fields": f"{fields},actions,action_values"}, tuple(piece.days))
+
+
+def _windows(graph: Graph) -> dict[str, str]:
+    return {"action_attribution_windows": json.dumps(graph.settings.attribution_windows)}
+
+
+async def _rows(
+    graph: Graph, question: _Question, caller: Caller, purpose: Purpose = Purpose.METRICS
+) -> AsyncIterator[Rows]:
+    """Raw rows, by the cheapest way that Meta agrees to. Pages may repeat rows after a change of way."""
+    refusal: Reduce | None = None
+    for way in _ways(question):
         try:
-            async for rows in way(graph, question, caller):
+            async for rows in way(graph, question, caller, purpose):
                 yield rows
         except Reduce as reduce:
-            code = reduce.code
+            refusal = reduce
         else:
             return
-    if len(days) == 1:
-        advice = "fetch it by campaign, or archive ads that no longer deliver"
-        raise Reduce(f"Meta cannot give {days[0]} of account {caller.account} in one report: {advice}.", code=code)
-    for day in days:
-        async for rows in _pages(graph, caller, granularity, [day]):
+    for part in await _parts(graph, question, caller, refusal):
+        async for rows in _rows(graph, part, caller, purpose):
             yield rows
 
 
-def _question(graph: Graph, granularity: Granularity, days: list[date]) -> dict[str, str]:
-    fields = "campaign_id,adset_id,ad_id,impressions,clicks,spend"
-    by = {"level": "ad", "time_increment": "1", **_asked(graph, days)}
-    if hourly(granularity):
-        return {**by, "fields": fields, "breakdowns": json.dumps([_HOUR])}  # the breakdown must not be in the fields
-    return {**by, "fields": f"{fields},actions,action_values"}
+def _ways(question: _Question) -> tuple[Way, ...]:
+    """Many entities are named only after the whole day was too much at once; their ids might not fit into a URL."""
+    small = len(question.days) <= _SYNC_DAYS and len(question.ids) < 2
+    return (_at_once, _by_run) if small else (_by_run,)
 
 
-async def _at_once(graph: Graph, question: Mapping[str, str], caller: Caller) -> AsyncIterator[Rows]:
-    async for rows in graph.pages(f"act_{caller.account}/insights", question, caller, Purpose.METRICS):
+async def _parts(graph: Graph, question: _Question, caller: Caller, refusal: Reduce | None) -> list[_Question]:
+    """The same question in at least two smaller ones.
+
+    Raises:
+        Reduce: it is about one day and one ad, or nothing that can be divided.
+    """
+    if len(question.days) > 1:
+        return [replace(question, days=(day,)) for day in question.days]
+    while len(question.ids) < 2:
+        if not question.below:
+            sentence = f"Meta cannot give {question.days[0]} of account {caller.account}, not even a part at a time."
+            raise Reduce(sentence, code=refusal.code if refusal else None)
+        level, *below = question.below
+        ids = await _ids(graph, question, level, caller)
+        question = replace(question, level=level, ids=ids, below=tuple(below))
+    middle = len(question.ids) // 2
+    return [replace(question, ids=ids) for ids in (question.ids[:middle], question.ids[middle:])]
+
+
+async def _ids(graph: Graph, question: _Question, level: str, caller: Caller) -> tuple[str, ...]:
+    """The entities of ``level`` that have anything to tell, by Meta's own word: listings may leave some out."""
+    name = f"{level}_id"
+    form = {"level": level, "fields": name, "time_increment": "all_days", **_windows(graph)}
+    found = [row async for rows in _rows(graph, replace(question, form=form, below=()), caller) for row in rows]
+    return tuple(dict.fromkeys(read.id(row.get(name), name) for row in found))
+
+
+async def _at_once(graph: Graph, question: _Question, caller: Caller, purpose: Purpose) -> AsyncIterator[Rows]:
+    async for rows in graph.pages(f"act_{caller.account}/insights", question.params, caller, purpose):
         yield rows
 
 
-async def _by_run(graph: Graph, question: Mapping[str, str], caller: Caller) -> AsyncIterator[Rows]:
-    run = await _run(graph, question, caller)
-    async for rows in graph.pages(f"{run}/insights", {}, caller, Purpose.METRICS):
+async def _by_run(graph: Graph, question: _Question, caller: Caller, purpose: Purpose) -> AsyncIterator[Rows]:
+    run = await _run(graph, question.params, caller)
+    async for rows in graph.pages(f"{run}/insights", {}, caller, purpose):
         yield rows
 
 
-async def _run(graph: Graph, question: Mapping[str, str], caller: Caller) -> str:
+async def _run(graph: Graph, params: Mapping[str, str], caller: Caller) -> str:
     """Let Meta compute a report in the background; the id of the finished run.
 
     Raises:
         Reduce: it failed or was skipped, for which Meta rarely gives a reason; its size is the usual one.
         Retry: it is lost, or not done in time.
     """
-    made = await graph.post(f"act_{caller.account}/insights", question, caller, Purpose.POLL)
+    made = await graph.post(f"act_{caller.account}/insights", params, caller, Purpose.POLL)
     run = read.id(made.get("report_run_id"), "report_run_id")
     for look, wait in enumerate(_POLL_SECONDS):
         await graph.transport.sleep(wait)

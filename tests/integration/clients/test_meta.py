@@ -109,7 +109,10 @@ def test_insights_are_the_worlds_and_ours(
 
 
 def asked(limit: int) -> dict[str, Any]:
-    return {"time_increment": 1, "limit": limit, "action_attribution_windows": ["7d_click", "1d_view"]}
+    statuses = ["ACTIVE", "PAUSED", "CAMPAIGN_PAUSED", "ADSET_PAUSED", "ARCHIVED", "DELETED"]
+    everything = [{"field": "ad.effective_status", "operator": "IN", "value": statuses}]
+    windows = ["7d_click", "1d_view"]
+    return {"time_increment": 1, "limit": limit, "action_attribution_windows": windows, "filtering": everything}
 
 
 def key(row: dict[str, Any]) -> tuple[str, str, int | None]:

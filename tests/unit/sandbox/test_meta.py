@@ -16,7 +16,7 @@ from aae.model import Platform
 from aae.sandbox import APP, World
 from aae.sandbox.entities import AdAccount, Status
 from aae.sandbox.wire import Answer
-from tests.unit.sandbox.wires import NOW, Wire, first
+from tests.unit.sandbox.wires import NOW, Wire, every_status, first
 
 DAY = {"since": "2026-11-02", "until": "2026-11-02"}
 
@@ -217,6 +217,29 @@ def test_filters_by_id_narrow_insights(wire: Wire, account: AdAccount) -> None:
         account, f"/v26.0/{campaign}/insights", level="ad", fields="campaign_id,ad_id,spend", time_range=DAY
     )
     assert direct["data"] == narrowed
+
+
+def test_what_is_gone_counts_in_what_is_above_it_but_has_a_row_of_its_own_only_if_it_is_named(
+    wire: Wire, account: AdAccount
+) -> None:
+    month = {"since": "2026-10-24", "until": "2026-11-21"}
+    asked: dict[str, Any] = {"level": "ad", "fields": "ad_id,impressions", "time_range": month, "limit": "500"}
+    path = f"/v26.0/act_{account.external_id}/insights"
+
+    def told(**more: Any) -> dict[str, int]:
+        return {
+            row.get("ad_id", ""): int(row["impressions"]) for row in wire.get(account, path, **asked | more)["data"]
+        }
+
+    silent, every = told(), told(filtering=[every_status()])
+    gone = set(every) - set(silent)
+    assert gone
+    assert {account.effective_statuses[ad] for ad in gone} <= {"ARCHIVED", "DELETED"}
+    assert all(account.effective_statuses[ad] not in {"ARCHIVED", "DELETED"} for ad in silent)
+    assert told(level="account", fields="impressions") == {"": sum(every.values())}
+    ad = min(gone)
+    own = wire.get(account, f"/v26.0/{ad}/insights", fields="impressions", time_range=month)["data"]
+    assert [int(row["impressions"]) for row in own] == [every[ad]]
 
 
 def test_a_report_run_is_made_polled_and_read(wire: Wire, account: AdAccount, world: World) -> None:

@@ -131,6 +131,8 @@ def _meta(wire: Wire, account: AdAccount, level: Level | None, since: date, unti
         "limit": str(wire.page),
         "action_attribution_windows": ["7d_click", "1d_view"],
     }
+    if level is not None:
+        query["filtering"] = [every_status()]
     if hourly:
         query["breakdowns"] = ["hourly_stats_aggregated_by_advertiser_time_zone"]
     while True:
@@ -143,6 +145,12 @@ def _meta(wire: Wire, account: AdAccount, level: Level | None, since: date, unti
         if "next" not in body.get("paging", {}):
             return
         query["after"] = body["paging"]["cursors"]["after"]
+
+
+def every_status() -> dict[str, Any]:
+    """The condition without which Meta's insights leave out what is deleted or archived."""
+    statuses = ["ACTIVE", "PAUSED", "CAMPAIGN_PAUSED", "ADSET_PAUSED", "ARCHIVED", "DELETED"]
+    return {"field": "ad.effective_status", "operator": "IN", "value": statuses}
 
 
 def _purchases(actions: list[dict[str, str]]) -> int:

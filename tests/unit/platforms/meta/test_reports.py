@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import date, timedelta
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx
 import pandas as pd
@@ -175,9 +176,38 @@ def test_rows_given_before_the_way_changed_are_given_once() -> None:
     assert fetch(meta)[0]["external_id"].tolist() == ["3", "4", "5"]
 
 
-def test_a_day_that_meta_cannot_give_at_all_ends_with_advice() -> None:
-    with pytest.raises(Reduce, match="fetch it by campaign"):
+def test_a_day_that_is_too_much_is_asked_for_by_halves_of_the_campaigns_that_meta_names() -> None:
+    asked_for: list[list[str]] = []
+
+    def sync(asked: dict[str, str]) -> httpx.Response:
+        if asked["level"] == "campaign":
+            assert "breakdowns" not in asked
+            return ok({"data": [{"campaign_id": each} for each in ("11", "12", "13")]})
+        ids = next((one["value"] for one in json.loads(asked["filtering"]) if one["field"] == "campaign.id"), None)
+        asked_for.append(ids or [])
+        return ok({"data": [row(f"9{ids[0]}", campaign_id=ids[0])]}) if ids else REDUCE
+
+    meta = Runs(sync, [("Job Failed", 0), DONE])
+    meta.rows = [row("912", campaign_id="12"), row("913", campaign_id="13")]
+    frame, network = fetch(meta)
+    assert sorted(frame["external_id"]) == ["911", "912", "913"]
+    assert asked_for == [[]] * 5 + [["11"]]
+    many = [
+        json.loads(parse_qs(one.content.decode())["filtering"][0]) for one in network.requests if one.method == "POST"
+    ]
+    assert [[one["value"] for one in each if one["field"] == "campaign.id"] for each in many] == [[], [["12", "13"]]]
+
+
+def test_a_day_that_meta_cannot_give_at_all_says_so() -> None:
+    with pytest.raises(Reduce, match="cannot give 2026-11-21 of account 1001, not even a part at a time"):
         fetch(Runs(lambda _: REDUCE, [("Job Failed", 0)]))
+
+
+def test_gone_ads_are_asked_for_by_name_in_whatever_part() -> None:
+    _, network = fetch([ok({"data": []})])
+    (condition,) = json.loads(network.asked()["filtering"])
+    assert (condition["field"], condition["operator"]) == ("ad.effective_status", "IN")
+    assert {"ACTIVE", "PAUSED", "ARCHIVED", "DELETED"} <= set(condition["value"])
 
 
 @pytest.mark.parametrize("state", [("Job Running", 50), ("Job Completed", 99)])
@@ -207,6 +237,20 @@ def test_totals_are_the_accounts_own() -> None:
         lambda meta: meta.fetch_totals(account(Platform.META), token(), piece(Granularity.HOURLY)),
     )
     assert by_hour == Totals(1204, 37, 100_010_000, None, None)
+
+
+def test_totals_that_are_too_much_over_many_days_are_the_sum_of_the_days() -> None:
+    def sync(asked: dict[str, str]) -> httpx.Response:
+        span = json.loads(asked["time_range"])
+        day = date.fromisoformat(span["since"])
+        return REDUCE if span["since"] != span["until"] else ok({"data": [row(day=day, spend="1.10")]})
+
+    totals, _, _ = use(
+        Platform.META,
+        Runs(sync, [("Job Failed", 0)]),
+        lambda meta: meta.fetch_totals(account(Platform.META), token(), piece(since=DAY - timedelta(days=2))),
+    )
+    assert totals == Totals(3 * 1204, 3 * 37, 3_300_000, 0, 0)
 
 
 @pytest.mark.parametrize(
