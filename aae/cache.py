@@ -15,7 +15,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -34,6 +34,7 @@ from aae import tls
 from aae.errors import UserError
 from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames
 from aae.model import Account
+from aae.patience import IN_A_ROW, KEPT_AFTER, PACE_SECONDS, SLOWEST, LocalState, Pause
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,6 @@ _PREFIX: Final = "aae:"
 _TIMEOUT_SECONDS: Final = 2.0
 _QUIET_SECONDS: Final = 5.0
 _LONGEST_QUIET_SECONDS: Final = 60.0
-_BLOCK_MARGIN: Final = timedelta(minutes=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _AWAY: Final = (RedisError, OSError, TimeoutError)
@@ -57,14 +57,39 @@ _PARTS: Final = {"entities": ENTITIES, "daily": DAILY, "hourly": HOURLY}
 
 # Deletes a lease only if it is still ours.
 _RELEASE: Final = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
-# Moves a block only forward. The key lives for as long as the block was to last, and a little: a block that was set by
-# a clock that was wrong ends in time, and replays live in the past.
+# Moves a block only forward, and counts the refusals that led to it: those within a block are one.
 _BLOCK: Final = """
-local known = tonumber(redis.call('get', KEYS[1]) or '-1')
+local known = tonumber(redis.call('get', KEYS[1]) or '') or -1
+local refusals = tonumber(redis.call('get', KEYS[2]) or '') or 0
+if ARGV[4] == '1' and (known <= tonumber(ARGV[3]) or refusals < 1) then
+  redis.call('set', KEYS[2], string.format('%.0f', refusals + 1), 'PX', ARGV[5])
+end
 if tonumber(ARGV[1]) > known then
   redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
 end
 return 1
+"""
+# Takes the next turn in every scope: two keys for each, its pace as it was told and its next free moment, both in
+# milliseconds, of this server's clock, so that no clocks have to agree. A turn beyond what can have been given is none:
+# the clock has been set back, or another server has taken over.
+_TURN: Final = """
+local time, longest, slowest = redis.call('TIME'), tonumber(ARGV[1]), tonumber(ARGV[2])
+local now, wait, turns = time[1] * 1000 + math.floor(time[2] / 1000), 0, {}
+for i = 1, #KEYS / 2 do
+  local turn = tonumber(redis.call('get', KEYS[2 * i]) or '') or now
+  if not (turn >= now and turn <= now + longest + slowest) then turn = now end
+  turns[i], wait = turn, math.max(wait, turn - now)
+end
+if wait > longest then return wait end
+for i = 1, #KEYS / 2 do
+  local told = tonumber(redis.call('get', KEYS[2 * i - 1]) or '') or 0
+  if not (told > 0) then told = 0 end
+  local pace = math.max(tonumber(ARGV[2 + i]), math.floor(math.min(told, slowest)))
+  if pace > 0 then
+    redis.call('set', KEYS[2 * i], string.format('%.0f', turns[i] + pace), 'PX', turns[i] - now + pace)
+  end
+end
+return wait
 """
 
 
@@ -178,9 +203,9 @@ class Cache:
 
 
 class SharedState:
-    """The asynchronous side: what every process that calls the platforms must know of the others.
+    """The asynchronous side: :class:`aae.patience.SharedState` for every process that calls the platforms.
 
-    Its own blocks each process remembers even without Redis.
+    Its own blocks each process remembers even without Redis; while Redis is away, each keeps its own pace.
     """
 
     def __init__(self, url: str, *, answer_ttl_seconds: float = 300) -> None:
@@ -188,34 +213,50 @@ class SharedState:
         self._url = url
         self._answer_ttl = answer_ttl_seconds
         self._health = _Health(url)
-        self._own_blocks: dict[str, tuple[datetime, float]] = {}
+        self._own = LocalState(lambda: datetime.now(UTC))
         self._client: redis.asyncio.Redis | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def blocked_until(self, scopes: Sequence[str]) -> dict[str, datetime]:
-        """The scopes that were blocked, and until when (aware UTC). The caller says whether that is over."""
-        keys = [f"{_PREFIX}blocked:{scope}" for scope in scopes]
-        found = await self._try(lambda client: client.mget(keys)) if keys else None
-        told = {
-            scope: until
-            for scope, value in zip(scopes, found or [None] * len(scopes), strict=True)
-            if (until := _moment(value)) is not None
-        }
-        for scope, (until, forgotten_at) in self._own_blocks.items():
-            if scope in scopes and forgotten_at > time.monotonic():
-                told[scope] = max(until, told.get(scope, until))
+    async def pauses(self, scopes: Sequence[str]) -> dict[str, Pause]:
+        """The last pause of each of the scopes that had one lately; the caller says whether it is over."""
+        told = await self._own.pauses(scopes)
+        keys = [key for scope in scopes for key in _pause_keys(scope)]
+        found = (await self._try(lambda client: client.mget(keys)) if keys else None) or []
+        for scope, until, refusals in zip(scopes, map(_moment, found[::2]), map(_small, found[1::2]), strict=False):
+            own = told.get(scope, Pause(None))
+            if until or refusals or own.until:
+                # Redis has the last word on refusals: a call of another process may have gone well.
+                known = [moment for moment in (until, own.until) if moment]
+                told[scope] = Pause(max(known, default=None), refusals)
         return told
 
-    async def block(self, scope: str, until: datetime, *, now: datetime) -> None:
+    async def block(self, scope: str, until: datetime, *, now: datetime, refused: bool = True) -> None:
         """Tell everybody that ``scope`` is blocked, by a clock that says ``now``. A block is never shortened."""
         # Rounded up: a moment too late is polite, a moment too early is another refusal.
         milliseconds = -((_EPOCH - until) // _MILLISECOND)
-        kept_for = (max(until - now, timedelta(0)) + _BLOCK_MARGIN).total_seconds()
-        before, _ = self._own_blocks.get(scope, (until, 0.0))
-        if before <= until:
-            self._own_blocks[scope] = (_EPOCH + milliseconds * _MILLISECOND, time.monotonic() + kept_for)
-        arguments = (f"{_PREFIX}blocked:{scope}", str(milliseconds), str(_milliseconds(kept_for)))
-        await self._try(lambda client: client.eval(_BLOCK, 1, *arguments))
+        await self._own.block(scope, _EPOCH + milliseconds * _MILLISECOND, now=now, refused=refused)
+        lasts = max(until - now, timedelta(0))
+        kept_for, in_a_row = (_milliseconds((lasts + more).total_seconds()) for more in (KEPT_AFTER, IN_A_ROW))
+        arguments = (milliseconds, kept_for, (now - _EPOCH) // _MILLISECOND, int(refused), in_a_row)
+        await self._try(lambda client: client.eval(_BLOCK, 2, *_pause_keys(scope), *map(str, arguments)))
+
+    async def relieve(self, scope: str) -> None:
+        """A call of the scope went well again: the next refusal is the first."""
+        await self._own.relieve(scope)
+        await self._try(lambda client: client.delete(_pause_keys(scope)[1]))
+
+    async def set_pace(self, scope: str, seconds: float) -> None:
+        """Leave so many seconds between any two calls of the scope, by whomever; it holds for some minutes."""
+        await self._own.set_pace(scope, seconds)
+        key, pace, ttl = _turn_keys(scope)[0], _milliseconds(seconds), _milliseconds(PACE_SECONDS)
+        await self._try(lambda client: client.set(key, pace, px=ttl))
+
+    async def take_turn(self, paces: Mapping[str, float], *, longest: float) -> float:
+        """Seconds until the caller's turn among all processes; while Redis is away, among this one's calls."""
+        keys = [key for scope in paces for key in _turn_keys(scope)]
+        arguments = [_milliseconds(longest), _milliseconds(SLOWEST), *(int(pace * 1000) for pace in paces.values())]
+        wait = await self._try(lambda client: client.eval(_TURN, len(keys), *keys, *map(str, arguments)))
+        return wait / 1000 if isinstance(wait, int) else await self._own.take_turn(paces, longest=longest)
 
     async def get_answer(self, key: str) -> bytes | None:
         """The body stored for this request, if it is fresh."""
@@ -278,6 +319,19 @@ def _moment(value: object) -> datetime | None:
         return _EPOCH + int(value) * _MILLISECOND
     except OverflowError:
         return None
+
+
+def _small(value: object) -> int:
+    """A count that was stored, 0 if it is none."""
+    return int(value) if isinstance(value, bytes) and len(value) <= 6 and value.isdigit() else 0
+
+
+def _pause_keys(scope: str) -> tuple[str, str]:
+    return f"{_PREFIX}blocked:{scope}", f"{_PREFIX}refused:{scope}"
+
+
+def _turn_keys(scope: str) -> tuple[str, str]:
+    return f"{_PREFIX}pace:{scope}", f"{_PREFIX}turn:{scope}"
 
 
 def _frames_key(account_id: int) -> str:

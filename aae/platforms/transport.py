@@ -19,16 +19,16 @@ import random
 import re
 import ssl
 import zlib
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
 from itertools import count
 from types import TracebackType
-from typing import Any, Final, NoReturn, Protocol, Self
+from typing import Any, Final, NoReturn, Self
 from urllib.parse import quote
 
 import httpx
@@ -36,12 +36,16 @@ from pydantic import SecretStr
 
 from aae.errors import Bug, Reduce, Retry, Throttled
 from aae.model import Account, CallCounts, Platform, Token
+from aae.patience import LocalState, SharedState
 
 TRIES: Final = 3
 """Tries of one request within one call: what is not over by then is left to the task's own retries."""
 
 TIMEOUT_TRIES: Final = 2
-"""The same for time-outs: TikTok blocks a request that times out three times in ten seconds."""
+"""The same for time-outs, which take long; see also ``Call.not_again``."""
+
+TIMED_OUT: Final = "timeout"
+"""The code of a time-out, and of a request that must not be sent again as it is because it timed out."""
 
 AUTH_SECONDS: Final = 15.0
 """The most that a call about a token may take: others wait for it, and a second try must come soon after a first one
@@ -49,6 +53,10 @@ whose answer was lost, while a platform that rotates refresh tokens still takes 
 
 NEAR: Final = timedelta(seconds=20)
 """A pause that ends this soon is waited for; a longer one is raised, so that no worker slot sleeps through it."""
+
+LONGEST_TURN: Final = 60.0
+"""Seconds to stand in line while a scope is called slowly. Whoever is further back comes again later, so that meanwhile
+other accounts and other platforms have their places."""
 
 LONGEST_PAUSE: Final = timedelta(hours=48)
 """No platform's quota lasts longer; whatever asks for more is cut to this."""
@@ -90,65 +98,10 @@ class Blip(Retry):
     tries: int = TRIES
 
 
-class SharedState(Protocol):
-    """What all processes know together. Losing it loses time, never data.
+class TimedOut(Blip):
+    """No answer in time: the platform may have done it or not."""
 
-    Scopes are names such as ``meta:account:1001``; moments are aware UTC datetimes; bodies are bytes as received. The
-    implementation decides how long answers live.
-    """
-
-    async def blocked_until(self, scopes: Sequence[str]) -> dict[str, datetime]:
-        """The end of the pause of each of the scopes that has one."""
-
-    async def block(self, scope: str, until: datetime, *, now: datetime) -> None:
-        """Begin a pause, or lengthen it; never shorten it. ``now`` is the caller's, by which it knew when to end it."""
-
-    async def get_answer(self, key: str) -> bytes | None:
-        """A body that was kept a short while ago."""
-
-    async def put_answer(self, key: str, body: bytes) -> None:
-        """Keep a body for a short while."""
-
-
-class LocalState:
-    """:class:`SharedState` within one process, bounded in memory (``largest`` bytes of answers; oldest leave first)."""
-
-    def __init__(
-        self, clock: Callable[[], datetime], *, answer_ttl_seconds: float = 0, largest: int = 64 * 1024 * 1024
-    ) -> None:
-        self._clock = clock
-        self._ttl = timedelta(seconds=answer_ttl_seconds)
-        self._largest = largest
-        self._pauses: dict[str, datetime] = {}
-        self._answers: OrderedDict[str, tuple[datetime, bytes]] = OrderedDict()
-        self._held = 0
-
-    async def blocked_until(self, scopes: Sequence[str]) -> dict[str, datetime]:
-        """The end of the pause of each of the scopes that has one."""
-        now = self._clock()
-        return {scope: until for scope in scopes if (until := self._pauses.get(scope, now)) > now}
-
-    async def block(self, scope: str, until: datetime, *, now: datetime) -> None:
-        """Begin a pause, or lengthen it; never shorten it."""
-        self._pauses[scope] = max(until, self._pauses.get(scope, until))
-
-    async def get_answer(self, key: str) -> bytes | None:
-        """A body that was kept a short while ago."""
-        kept = self._answers.get(key)
-        if kept is None or self._clock() - kept[0] >= self._ttl:
-            return None
-        return kept[1]
-
-    async def put_answer(self, key: str, body: bytes) -> None:
-        """Keep a body for a short while."""
-        if not self._ttl or len(body) > self._largest:
-            return
-        _, replaced = self._answers.pop(key, (None, b""))
-        self._answers[key] = (self._clock(), body)
-        self._held += len(body) - len(replaced)
-        while self._held > self._largest:
-            _, (_, oldest) = self._answers.popitem(last=False)
-            self._held -= len(oldest)
+    tries = TIMEOUT_TRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +109,8 @@ class Answer:
     """What came back.
 
     ``data`` is the decoded JSON, or None if the body is not JSON (``is_json`` tells the difference from ``null``).
-    Header names are lower case. ``at`` is the aware moment it arrived; ``throttled_before`` counts the pauses that this
-    account's calls have met in a row, for platforms that want ever more patience.
+    Header names are lower case. ``at`` is the aware moment it arrived; ``throttled_before`` counts the refusals in a
+    row that the call's scopes have met, in any process, for platforms that want ever more patience.
     """
 
     status: int
@@ -181,8 +134,11 @@ class Answer:
         return self.at + min(max(delay, timedelta(seconds=1)), LONGEST_PAUSE)
 
 
-Judge = Callable[[Answer], Mapping[str, datetime]]
-"""What an answer means: raises one of ``aae.errors``, or returns the scopes to leave alone from now on (often none)."""
+Advice = Mapping[str, datetime | timedelta]
+"""Scopes to be gentle with from now on: to leave alone until a moment, or to leave so much time between two calls."""
+
+Judge = Callable[[Answer], Advice]
+"""What an answer means: raises one of ``aae.errors``, or returns advice (often none)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +149,9 @@ class Call:
     answers are never shared between tenants. ``scopes`` are the pauses that the call respects. Secrets travel only in
     the three ``secret_`` fields; they are kept out of the cache key, of ``repr`` and of every message.
     ``repeatable`` is False for what must not be sent twice; ``fresh`` asks past the answer cache.
-    ``spacing`` is how many seconds this process leaves between two calls to a platform that tells no usage.
+    ``paces`` are the scopes in which calls take turns, each with the seconds between two that are always left.
+    ``not_again``: this long a request that found no answer in time is sent again by nobody as it is; it is raised as
+    ``Reduce`` with the code ``TIMED_OUT``, to be asked for in smaller parts.
     """
 
     platform: Platform
@@ -213,7 +171,8 @@ class Call:
     secret_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     repeatable: bool = True
     fresh: bool = False
-    spacing: float = 0.0
+    paces: Mapping[str, float] = field(default_factory=dict)
+    not_again: timedelta = timedelta(0)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -227,9 +186,17 @@ class Call:
         """Names the request without its secrets; None if its answer must not be reused."""
         if self.fresh or self.owner is None or self.purpose not in _REUSABLE:
             return None
+        return self._digest(self.owner)
+
+    @property
+    def scope(self) -> str:
+        """This very request as a scope of its own, whoever makes it."""
+        return f"{self.platform}:request:{self._digest(None)}"
+
+    def _digest(self, owner: int | None) -> str:
         parts = [
             self.platform,
-            self.owner,
+            owner,
             self.account,
             self.method,
             self.url,
@@ -259,14 +226,6 @@ class Caller:
         return cls(token.access, account.external_id, account.id, account.login_customer_id)
 
 
-@dataclass(slots=True)
-class _Streak:
-    """Pauses in a row: a throttle within a pause already begun is the same one."""
-
-    pauses: int = 0
-    until: datetime | None = None
-
-
 class Transport:
     """The door. An async context manager that owns its connections.
 
@@ -291,8 +250,6 @@ class Transport:
         self._handler = handler
         self._client: httpx.AsyncClient | None = None
         self._calls: defaultdict[tuple[Platform, str], Counter[str]] = defaultdict(Counter)
-        self._turns: defaultdict[Platform, float] = defaultdict(float)
-        self._streaks: defaultdict[tuple[Platform, str], _Streak] = defaultdict(_Streak)
 
     async def __aenter__(self) -> Self:
         _quiet_http_logs()
@@ -321,6 +278,7 @@ class Transport:
 
         Raises:
             Throttled: the platform asks for patience, now or by an earlier answer to any process.
+            Reduce: it is too much; or it timed out, now or a while ago, and must not be sent again as it is.
             Retry: it did not answer, or hiccuped through every quick try.
             AaeError: whatever else the call's judge makes of the answer.
         """
@@ -330,61 +288,75 @@ class Transport:
             if answer.is_json:  # what is stored outside may be damaged
                 return answer
         for attempt in count(1):
-            await self._respect_pauses(call)
-            await self._keep_pace(call)
+            refusals = await self._respect_pauses(call)
+            if await self._take_turn(call):  # meanwhile somebody may have been told to stop
+                refusals = await self._respect_pauses(call)
             try:
                 answer, body = await self._send(call)
-                await self._judge(call, answer)
+                answer = replace(answer, throttled_before=max(refusals.values(), default=0))
+                await self._judge(call, answer, refusals)
                 break
             except Throttled as throttled:  # a pause that is over soon is waited for in the next round
                 if attempt >= TRIES or throttled.until - self.clock() > NEAR:
                     raise
             except Blip as blip:
-                if attempt >= blip.tries or not (call.repeatable or isinstance(blip, _NotSent)):
-                    raise
-                await self._back_off(attempt)
+                await self._back_off(call, blip, attempt)
         if key is not None and len(body) <= LARGEST_KEPT:
             await self._store.put_answer(key, body)
         return answer
 
-    async def _respect_pauses(self, call: Call) -> None:
-        """Wait for a pause that is nearly over; raise a longer one."""
-        pauses = await self._store.blocked_until(call.scopes)
-        if not pauses:
-            return
-        scope, until = max(pauses.items(), key=lambda pause: pause[1])
-        left = until - self.clock()
-        if left > NEAR:
-            raise Throttled(
-                f"{_name(call)} asked for patience until {until:%Y-%m-%d %H:%M:%S} UTC.", until=until, scope=scope
-            )
-        if left > timedelta(0):
-            await self.sleep(left.total_seconds())
+    async def _respect_pauses(self, call: Call) -> dict[str, int]:
+        """Wait for a pause that is nearly over; raise a longer one. Gives the refusals in a row, by scope."""
+        own = (call.scope,) if call.not_again else ()
+        pauses = await self._store.pauses((*call.scopes, *own))
+        now = self.clock()
+        ends = {scope: pause.until for scope, pause in pauses.items() if pause.until and pause.until > now}
+        if ends.keys() & {*own}:
+            raise Reduce(f"{_name(call)} did not answer this in time a while ago.", code=TIMED_OUT)
+        if ends:
+            scope, until = max(ends.items(), key=lambda end: end[1])
+            if until - now > NEAR:
+                raise Throttled(
+                    f"{_name(call)} asked for patience until {until:%Y-%m-%d %H:%M:%S} UTC.", until=until, scope=scope
+                )
+            await self.sleep((until - now).total_seconds())
+        return {scope: pause.refusals for scope, pause in pauses.items() if pause.refusals}
 
-    async def _keep_pace(self, call: Call) -> None:
-        """Take the next turn. Turns are counted in the event loop's time, which also runs where the clock is set."""
-        now = asyncio.get_running_loop().time()
-        turn = max(now, self._turns[call.platform])
-        self._turns[call.platform] = turn + call.spacing
-        if turn > now:
-            await self.sleep(turn - now)
+    async def _take_turn(self, call: Call) -> bool:
+        """Wait for the call's turn; whether that took any time."""
+        if not call.paces:
+            return False
+        wait = await self._store.take_turn(call.paces, longest=LONGEST_TURN)
+        if wait > LONGEST_TURN:
+            until = self.clock() + timedelta(seconds=wait)
+            raise Throttled(f"{_name(call)} is near its limit and called slowly.", until=until, scope=call.scopes[0])
+        if wait > 0:
+            await self.sleep(wait)
+        return wait > 0
 
-    async def _judge(self, call: Call, answer: Answer) -> None:
-        """Let the platform say what its answer means, and remember the pauses it asks for."""
-        streak = self._streaks[call.platform, call.account]
+    async def _judge(self, call: Call, answer: Answer, refusals: Mapping[str, int]) -> None:
+        """Let the platform say what its answer means, and let everybody know how gentle it wants us to be."""
         try:
-            pauses = call.judge(answer)
+            advice = call.judge(answer)
         except Throttled as throttled:
-            if streak.until is None or answer.at >= streak.until:
-                streak.pauses += 1
-                streak.until = throttled.until
             await self._store.block(throttled.scope, throttled.until, now=answer.at)
             raise
-        streak.pauses, streak.until = 0, None
-        for scope, until in pauses.items():
-            await self._store.block(scope, until, now=answer.at)
+        for scope in refusals:
+            await self._store.relieve(scope)
+        for scope, patience in advice.items():
+            if isinstance(patience, timedelta):
+                await self._store.set_pace(scope, patience.total_seconds())
+            else:
+                await self._store.block(scope, patience, now=answer.at, refused=False)
 
-    async def _back_off(self, attempt: int) -> None:
+    async def _back_off(self, call: Call, blip: Blip, attempt: int) -> None:
+        """Wait a little before the next try; raise what happened if there is to be none."""
+        if call.not_again and isinstance(blip, TimedOut):
+            now = self.clock()
+            await self._store.block(call.scope, now + call.not_again, now=now, refused=False)
+            raise Reduce(str(blip), code=TIMED_OUT) from None
+        if attempt >= blip.tries or not (call.repeatable or isinstance(blip, _NotSent)):
+            raise blip
         spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing
         await self.sleep(_BACKOFF_SECONDS * 2 ** (attempt - 1) * spread)
 
@@ -399,7 +371,7 @@ class Transport:
             async with asyncio.timeout(limit):
                 return await self._exchange(self._client, call)
         except (TimeoutError, httpx.TimeoutException):
-            problem = _TimedOut(f"{_name(call)} did not answer within {limit:g} s.", code="timeout")
+            problem = TimedOut(f"{_name(call)} did not answer within {limit:g} s.", code=TIMED_OUT)
         except httpx.ConnectError:
             problem = _NotSent(f"{_name(call)} could not be reached.", code="connect")
         except httpx.TransportError as error:
@@ -430,14 +402,7 @@ class Transport:
 
     def _answer(self, call: Call, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         data, is_json = _decode(body)
-        before = self._streaks[call.platform, call.account].pauses
-        return Answer(status, headers, data, is_json, self.clock(), before, call.secrets)
-
-
-class _TimedOut(Blip):
-    """No answer in time: the platform may have done it or not."""
-
-    tries = TIMEOUT_TRIES
+        return Answer(status, headers, data, is_json, self.clock(), secrets=call.secrets)
 
 
 class _NotSent(Blip):

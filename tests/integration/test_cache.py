@@ -21,6 +21,7 @@ from aae.cache import Cache, SharedState
 from aae.errors import UserError
 from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames
 from aae.model import Account, Platform
+from aae.patience import Pause
 
 NOWHERE = "redis://:secret@127.0.0.1:1/0"
 ACCOUNT = Account(17, 1, Platform.META, "1001", "Shop", "EUR", "Europe/Berlin")
@@ -182,11 +183,12 @@ async def test_a_block_is_seen_by_others_and_only_ever_extended(redis_url: str, 
     one, other = SharedState(redis_url), SharedState(redis_url)
     await one.block("meta:account:1", now + timedelta(minutes=5), now=now)
     await other.block("meta:account:1", now + timedelta(minutes=1), now=now)
-    seen = await other.blocked_until(["meta:account:1", "google:developer"])
-    assert seen == {"meta:account:1": now + timedelta(minutes=5)}
+    seen = await other.pauses(["meta:account:1", "google:developer"])
+    assert seen == {"meta:account:1": Pause(now + timedelta(minutes=5), 1)}
     await other.block("meta:account:1", now + timedelta(minutes=9, microseconds=1), now=now)
-    assert await one.blocked_until(["meta:account:1"]) == {"meta:account:1": now + timedelta(minutes=9, milliseconds=1)}
-    assert await one.blocked_until([]) == {}
+    later = Pause(now + timedelta(minutes=9, milliseconds=1), 1)
+    assert await one.pauses(["meta:account:1"]) == {"meta:account:1": later}
+    assert await one.pauses([]) == {}
     await one.aclose()
     await other.aclose()
 
@@ -199,7 +201,8 @@ async def test_its_own_blocks_a_process_remembers_when_redis_is_away_or_wiped(
         await state.block("meta:app", now + timedelta(minutes=5), now=now)
         await state.block("meta:app", now + timedelta(minutes=1), now=now)
         raw.flushall()
-        assert await state.blocked_until(["meta:app", "a"]) == {"meta:app": now + timedelta(minutes=5)}
+        kept = (await state.pauses(["meta:app", "a"]))["meta:app"]
+        assert kept.until == now + timedelta(minutes=5)
         await state.aclose()
 
 
@@ -213,7 +216,7 @@ async def test_a_block_set_by_a_clock_that_was_wrong_is_forgotten_when_it_was_to
     raw.flushall()
     start = time.monotonic()
     monkeypatch.setattr("aae.cache.time.monotonic", lambda: start + 362)
-    assert await state.blocked_until(["meta:app"]) == {}
+    assert (await state.pauses(["meta:app"]))["meta:app"].until is None
     await state.aclose()
 
 
@@ -234,7 +237,7 @@ async def test_a_block_of_a_replayed_past_is_kept(redis_url: str, raw: redis.Red
     state = SharedState(redis_url)
     past = datetime(2020, 1, 1, tzinfo=UTC)
     await state.block("meta:app", past, now=past)
-    assert await state.blocked_until(["meta:app"]) == {"meta:app": past}
+    assert await state.pauses(["meta:app"]) == {"meta:app": Pause(past, 1)}
     assert 0 < raw.ttl("aae:blocked:meta:app") <= 61
     await state.aclose()
 
@@ -261,7 +264,7 @@ async def test_shared_state_without_redis_is_empty_and_one_warning_says_so(
     state = SharedState(NOWHERE)
     with caplog.at_level(logging.WARNING, "aae.cache"):
         await state.put_answer("k", b"x")
-        assert await state.blocked_until(["a"]) == {}
+        assert await state.pauses(["a"]) == {}
         assert await state.get_answer("k") is None
     assert len(caplog.records) == 1
     await state.aclose()
@@ -270,19 +273,21 @@ async def test_shared_state_without_redis_is_empty_and_one_warning_says_so(
 def test_shared_state_survives_the_end_of_an_event_loop(redis_url: str, now: datetime) -> None:
     state = SharedState(redis_url)
 
-    async def block_and_read() -> dict[str, datetime]:
-        await state.block("a", now, now=now)
-        found = await state.blocked_until(["a"])
+    async def block_and_read() -> dict[str, Pause]:
+        await state.block("a", now, now=now, refused=False)
+        found = await state.pauses(["a"])
         await state.aclose()
         return found
 
-    assert asyncio.run(block_and_read()) == asyncio.run(block_and_read()) == {"a": now}
+    assert asyncio.run(block_and_read()) == asyncio.run(block_and_read()) == {"a": Pause(now)}
 
 
 def test_every_key_has_the_prefix(cache: Cache, raw: redis.Redis, redis_url: str, now: datetime) -> None:
     async def write() -> None:
         state = SharedState(redis_url)
         await state.block("a", now, now=now)
+        await state.set_pace("a", 1)
+        await state.take_turn({"a": 0}, longest=60)
         await state.put_answer("k", b"x")
         await state.aclose()
 
@@ -290,5 +295,5 @@ def test_every_key_has_the_prefix(cache: Cache, raw: redis.Redis, redis_url: str
     cache.put_frames(frames(["a"], [1]), ttl=60)
     with cache.lock("job", 60):
         keys = raw.keys("*")
-    assert len(keys) == 4
+    assert len(keys) == 7
     assert all(key.startswith(b"aae:") for key in keys)

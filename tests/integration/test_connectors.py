@@ -15,9 +15,10 @@ from pydantic import SecretStr
 
 from aae.errors import AaeError, Bug, Reauthorize, Reduce, Retry, Skip, Throttled
 from aae.model import METRIC_COLUMNS, Account, Granularity, Level, Platform, Slice, Token, Totals
+from aae.patience import LocalState, SharedState
 from aae.platforms import connectors
 from aae.platforms.base import Connector, TokenState
-from aae.platforms.transport import LocalState, SharedState, Transport
+from aae.platforms.transport import Transport
 from aae.sandbox import APP, Clock, Fault, Faults, World, create_app, running
 from aae.sandbox.entities import AdAccount
 from aae.settings import GoogleSettings, MetaSettings, Settings, TikTokSettings

@@ -158,6 +158,6 @@ async def test_a_block_that_is_no_moment_is_none(raw: redis.Redis, redis_url: st
     raw.set(BLOCK, value)
     state = SharedState(redis_url)
     try:
-        assert await state.blocked_until([SCOPE]) == {}
+        assert await state.pauses([SCOPE]) == {}
     finally:
         await state.aclose()

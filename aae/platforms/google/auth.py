@@ -11,7 +11,7 @@ from aae.errors import Bug, Reauthorize, Retry
 from aae.model import Account, Platform, Token
 from aae.platforms.base import TokenCheck, TokenState
 from aae.platforms.google.wire import EXPIRED, Ads, read
-from aae.platforms.transport import Answer, Call, Caller, Purpose, unjudged
+from aae.platforms.transport import Advice, Answer, Call, Caller, Purpose, unjudged
 
 _OUR_APP: Final = ("invalid_client", "unauthorized_client", "deleted_client", "unsupported_grant_type")
 
@@ -67,7 +67,7 @@ async def _refresh(ads: Ads, account: Account, token: Token, refresh: SecretStr,
     )
 
 
-def _judge(answer: Answer) -> dict[str, datetime]:
+def _judge(answer: Answer) -> Advice:
     """OAuth's own error form (RFC 6749): ``{"error": "invalid_grant", "error_description": ...}``."""
     error = answer.data.get("error") if isinstance(answer.data, dict) else None
     if isinstance(error, str) and answer.status < 500 and answer.status != 429:

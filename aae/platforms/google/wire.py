@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
@@ -18,7 +18,7 @@ from urllib.parse import quote
 from aae.errors import AaeError, Bug, Reauthorize, Retry, Skip, Throttled
 from aae.model import Platform
 from aae.platforms.reading import Reader
-from aae.platforms.transport import Answer, Blip, Call, Caller, Purpose, Transport, unjudged
+from aae.platforms.transport import Advice, Answer, Blip, Call, Caller, Purpose, Transport, unjudged
 from aae.settings import GoogleSettings
 
 read: Final = Reader(Platform.GOOGLE)
@@ -87,7 +87,7 @@ class Ads:
         )
 
 
-def judge(account: str, answer: Answer) -> dict[str, datetime]:
+def judge(account: str, answer: Answer) -> Advice:
     """What an answer means; ``account`` is the customer id it is about.
 
     Raises:

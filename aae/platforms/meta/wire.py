@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from aae.errors import AaeError, Bug, Reauthorize, Reduce, Skip, Throttled
 from aae.model import Platform
 from aae.platforms.reading import MOST_PAGES, MOST_ROWS, Reader
-from aae.platforms.transport import Answer, Blip, Call, Caller, Purpose, Transport, unjudged
+from aae.platforms.transport import Advice, Answer, Blip, Call, Caller, Purpose, Transport, unjudged
 from aae.settings import MetaSettings
 
 read: Final = Reader(Platform.META)
@@ -27,6 +27,10 @@ read: Final = Reader(Platform.META)
 LARGEST_PAGE: Final = 500
 SMALLEST_PAGE: Final = 25
 """Below this a smaller page no longer helps: it is the question that is too large."""
+
+SLOW_AT: Final = 75.0
+STOP_AT: Final = 85.0
+"""Percent of a quota from which calls are spaced, and not made for a while."""
 
 _REAUTHORIZE: Final = frozenset({102, 190})
 _PERMISSION: Final = frozenset({3, 10, *range(200, 300)})
@@ -110,17 +114,18 @@ class Graph:
             method=method,
             url=f"{self.settings.base_url}/{self.settings.version}/{quote(path)}",
             judge=partial(judge, caller.account),
-            scopes=("meta:app", f"meta:account:{caller.account}"),
+            scopes=(scopes := ("meta:app", f"meta:account:{caller.account}")),
+            paces=dict.fromkeys(scopes, 0.0),
             secret_headers={"Authorization": f"Bearer {token}"},
             secret_params=secret_params,
             **more,
         )
 
 
-def judge(account: str, answer: Answer) -> dict[str, datetime]:
+def judge(account: str, answer: Answer) -> Advice:
     """What an answer means; ``account`` is the bare id it is about.
 
-    Returns the scopes whose usage is so high that they are left alone for a while.
+    Returns how to go on with the scopes whose usage is high: slowly, or not for a while.
 
     Raises:
         AaeError: see :func:`meaning`; HTTP 200 may carry an error too.
@@ -130,7 +135,7 @@ def judge(account: str, answer: Answer) -> dict[str, datetime]:
     if answer.status == 401:
         raise Reauthorize("Meta no longer accepts this token.", code="401")
     unjudged(Platform.META, answer)
-    return _pauses_ahead(account, answer)
+    return _advice(account, answer)
 
 
 def meaning(error: Mapping[str, Any], account: str, answer: Answer) -> AaeError:
@@ -200,12 +205,16 @@ def _query_value(url: str, name: str) -> str | None:
 
 
 def _usage(account: str, answer: Answer) -> Iterator[tuple[str, float, timedelta]]:
-    """Each usage that the headers tell: scope, percentage, and time until there is room again (0: unknown)."""
+    """Each usage that the headers tell: scope, percentage, and time until there is room again (0: now, or unknown).
+
+    An account's reset time is how long it takes to forget all its usage, so it counts for one that is used up only.
+    """
     mine, none = f"meta:account:{account}", timedelta(0)
     app = _header(answer, "x-app-usage")
     yield "meta:app", max(map(_number, map(app.get, ("call_count", "total_time", "total_cputime")))), none
     own = _header(answer, "x-ad-account-usage")
-    yield mine, _number(own.get("acc_id_util_pct")), timedelta(seconds=_number(own.get("reset_time_duration")))
+    used, reset = _number(own.get("acc_id_util_pct")), timedelta(seconds=_number(own.get("reset_time_duration")))
+    yield mine, used, reset if used >= 100 else none
     insights = _header(answer, "x-fb-ads-insights-throttle")
     yield "meta:app", _number(insights.get("app_id_util_pct")), none
     yield mine, _number(insights.get("acc_id_util_pct")), none
@@ -218,18 +227,25 @@ def _usage(account: str, answer: Answer) -> Iterator[tuple[str, float, timedelta
 
 def _regain(account: str, answer: Answer) -> timedelta:
     """How long a throttled caller waits: what the headers say, else 1 to 10 minutes, doubling each time in a row."""
-    told = max((regain for _, used, regain in _usage(account, answer) if used >= 85 or regain), default=timedelta(0))
+    told = max((regain for _, _, regain in _usage(account, answer)), default=timedelta(0))
     return told or timedelta(seconds=min(60 * 2 ** min(answer.throttled_before, 4), 600))
 
 
-def _pauses_ahead(account: str, answer: Answer) -> dict[str, datetime]:
-    """Pause before being blocked: at 85 % for 2 minutes, at 95 % for 10 (the thresholds that Airbyte settled on)."""
+def _advice(account: str, answer: Answer) -> Advice:
+    """Slow down from 75 %, by a second between two calls for each percent; before the limit, stop for a while.
+
+    At 85 % for 2 minutes, at 95 % for 10 (the thresholds that Airbyte settled on), or as long as Meta says.
+    """
+    paces: dict[str, timedelta] = {}
     pauses: dict[str, datetime] = {}
-    for scope, used, _ in _usage(account, answer):
-        if used >= 85:
-            until = answer.pause(timedelta(minutes=10 if used >= 95 else 2))
+    for scope, used, regain in _usage(account, answer):
+        if used >= STOP_AT or regain:
+            until = answer.pause(max(timedelta(minutes=10 if used >= 95 else 2), regain))
             pauses[scope] = max(until, pauses.get(scope, until))
-    return pauses
+        elif used >= SLOW_AT:
+            pace = timedelta(seconds=1 + used - SLOW_AT)
+            paces[scope] = max(pace, paces.get(scope, pace))
+    return {**paces, **pauses}
 
 
 def _header(answer: Answer, name: str) -> dict[str, Any]:

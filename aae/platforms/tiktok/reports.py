@@ -2,15 +2,16 @@
 
 A conversion is a completed payment on the web, its value ``total_complete_payment_rate`` (a value despite its name);
 ``"-"`` means that TikTok does not tell, which is not zero. One request spans at most 30 days, or one day by the hour.
-A report over too many ids is cut by TikTok; it is then asked for in groups of campaigns.
+A report over too many ids is cut by TikTok; it is then asked for in groups of campaigns. One that timed out is not
+asked for again as it is, which TikTok punishes, but by halves of its days, then by ever smaller groups of campaigns.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from aae.platforms.columns import hourly, metrics_frames, metrics_page
 from aae.platforms.reading import distinct
 from aae.platforms.tiktok.listing import list_entities
 from aae.platforms.tiktok.wire import Business, groups, read
-from aae.platforms.transport import Caller, Purpose
+from aae.platforms.transport import TIMED_OUT, Caller, Purpose
 
 SLICE_DAYS: Final = {Granularity.DAILY: 30, Granularity.HOURLY: 1}
 """The longest range of one request."""
@@ -34,6 +35,7 @@ _METRICS: Final = ("spend", "impressions", "clicks", "complete_payment", "total_
 _PARENTS: Final = ("campaign_id", "adgroup_id")
 _NOT_TOLD: Final = "-"
 
+T = TypeVar("T")
 Rows = list[dict[str, Any]]
 Parents = dict[str, tuple[str, str]]
 """Campaign and ad group of each ad."""
@@ -49,21 +51,23 @@ async def fetch_metrics(
 
 async def fetch_totals(business: Business, account: Account, token: Token, piece: Slice) -> Totals:
     """The advertiser's own sums over the slice."""
+    return await _totals(business, Caller.of(account, token), piece.days)
+
+
+async def _totals(business: Business, caller: Caller, days: list[date]) -> Totals:
     params = {
-        "advertiser_id": account.external_id,
-        "report_type": "BASIC",
-        "service_type": "AUCTION",
-        "data_level": "AUCTION_ADVERTISER",
+        **_report(caller, "AUCTION_ADVERTISER", days),
         "dimensions": ["advertiser_id"],
         "metrics": _METRICS,
-        "start_date": piece.since.isoformat(),
-        "end_date": piece.until.isoformat(),
     }
-    found = [
-        row
-        async for rows in business.pages("report/integrated/get", params, Caller.of(account, token), Purpose.TOTALS)
-        for row in rows
-    ]
+    pages = business.pages("report/integrated/get", params, caller, Purpose.TOTALS)
+    try:
+        found = [row async for rows in pages for row in rows]
+    except Reduce as reduce:
+        if reduce.code != TIMED_OUT or len(days) == 1:
+            raise
+        first, second = [await _totals(business, caller, half) for half in _halves(days)]
+        return _sum(first, second)
     if len(found) > 1:
         raise read.bug("more than one row of account totals")
     if not found:
@@ -84,38 +88,88 @@ async def _pages(business: Business, account: Account, token: Token, piece: Slic
 async def _rows(
     business: Business, account: Account, token: Token, granularity: Granularity, days: list[date]
 ) -> AsyncIterator[Rows]:
-    """Raw rows over ``days``: all at once, or by groups of campaigns where that is too much."""
+    """Raw rows over ``days``: all at once, or in parts where that is too much. Parts may repeat rows."""
     caller = Caller.of(account, token)
     params = {
-        "advertiser_id": account.external_id,
-        "report_type": "BASIC",
-        "service_type": "AUCTION",
-        "data_level": "AUCTION_AD",
+        **_report(caller, "AUCTION_AD", days),
         "dimensions": ["ad_id", _time(granularity)],
         "metrics": [*_METRICS, *_PARENTS],
-        "start_date": days[0].isoformat(),
-        "end_date": days[-1].isoformat(),
     }
-    everything = [_among("ad_status", ["STATUS_ALL"])]  # the filter's name must be that of the level
+    asked = {**params, "filtering": _EVERYTHING}
     try:
-        async for rows in business.pages(
-            "report/integrated/get", {**params, "filtering": everything}, caller, Purpose.METRICS
-        ):
+        async for rows in business.pages("report/integrated/get", asked, caller, Purpose.METRICS):
             yield rows
-    except Reduce:
-        pass
+    except Reduce as reduce:
+        timed_out = reduce.code == TIMED_OUT
     else:
+        return
+    if timed_out and len(days) > 1:
+        for half in _halves(days):
+            async for rows in _rows(business, account, token, granularity, half):
+                yield rows
         return
     entities = await list_entities(business, account, token)
     campaigns = entities.loc[entities["level"] == Level.CAMPAIGN, "external_id"]
     for some in groups(campaigns.tolist(), _CAMPAIGNS_AT_ONCE):
-        narrow = {**params, "filtering": [*everything, _among("campaign_ids", some)]}
-        async for rows in business.pages("report/integrated/get", narrow, caller, Purpose.METRICS):
+        async for rows in _among_campaigns(business, params, caller, some):
             yield rows
+
+
+async def _among_campaigns(
+    business: Business, params: Mapping[str, Any], caller: Caller, campaigns: list[str]
+) -> AsyncIterator[Rows]:
+    """The rows of these campaigns, which are halved as long as they are too many."""
+    asked = {**params, "filtering": [*_EVERYTHING, _among("campaign_ids", campaigns)]}
+    try:
+        async for rows in business.pages("report/integrated/get", asked, caller, Purpose.METRICS):
+            yield rows
+    except Reduce:
+        if len(campaigns) == 1:
+            raise
+    else:
+        return
+    for half in _halves(campaigns):
+        async for rows in _among_campaigns(business, params, caller, half):
+            yield rows
+
+
+def _report(caller: Caller, level: str, days: list[date]) -> dict[str, Any]:
+    return {
+        "advertiser_id": caller.account,
+        "report_type": "BASIC",
+        "service_type": "AUCTION",
+        "data_level": level,
+        "start_date": days[0].isoformat(),
+        "end_date": days[-1].isoformat(),
+    }
+
+
+def _halves(items: list[T]) -> tuple[list[T], list[T]]:
+    middle = len(items) // 2
+    return items[:middle], items[middle:]
+
+
+def _sum(one: Totals, other: Totals) -> Totals:
+    return Totals(
+        one.impressions + other.impressions,
+        one.clicks + other.clicks,
+        one.spend_micros + other.spend_micros,
+        _plus(one.conversions_micros, other.conversions_micros),
+        _plus(one.revenue_micros, other.revenue_micros),
+    )
+
+
+def _plus(one: int | None, other: int | None) -> int | None:
+    """Unknown if a part of it is."""
+    return None if one is None or other is None else one + other
 
 
 def _among(name: str, values: list[str]) -> dict[str, str]:
     return {"field_name": name, "filter_type": "IN", "filter_value": json.dumps(values)}
+
+
+_EVERYTHING: Final = [_among("ad_status", ["STATUS_ALL"])]
+"""Deleted ones too; the filter's name must be that of the level."""
 
 
 def _time(granularity: Granularity) -> str:

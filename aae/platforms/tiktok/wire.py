@@ -10,28 +10,45 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
 from aae.errors import AaeError, Bug, Reauthorize, Reduce, Retry, Skip, Throttled
 from aae.model import Platform
 from aae.platforms.reading import MOST_PAGES, MOST_ROWS, Reader
-from aae.platforms.transport import Answer, Blip, Call, Caller, Purpose, Transport, unjudged
+from aae.platforms.transport import (
+    TIMED_OUT,
+    Advice,
+    Answer,
+    Blip,
+    Call,
+    Caller,
+    Purpose,
+    TimedOut,
+    Transport,
+    unjudged,
+)
 from aae.settings import TikTokSettings
 
 read: Final = Reader(Platform.TIKTOK)
 
 SPACING: Final = 0.1
-"""Seconds between two calls: the lowest tier allows ten a second. There are no usage headers to pace oneself by."""
+"""Seconds between two calls of the app, by all processes: the lowest tier allows ten a second, 600 a minute and 864,000
+a day, which are all the same. There are no usage headers to pace oneself by."""
+
+NOT_AGAIN: Final = timedelta(minutes=10)
+"""TikTok blocks a request that has timed out three times within this: narrow it, don't repeat it."""
 
 PAGE_SIZE: Final = 1000
+SMALLEST_PAGE: Final = 125
 
 _REAUTHORIZE: Final = frozenset({40102, 40103, 40104, 40105, 40106, 40107, 40110, 40114})
 _PERMISSION: Final = frozenset({40001, 40003, 40130, 40300, 40301, 40302})
 _THROTTLED_APP: Final = frozenset({40016, 40100, 40132, 61000})  # 40100 is a throttle amid the token codes 401xx
 _THROTTLED_ACCOUNT: Final = frozenset({40133})
 _TRANSIENT: Final = frozenset({40200, 40201, 40202, 40700, 60001, *range(50000, 60000)})
+_TIMED_OUT: Final = 51010
 _OUR_APP: Final = frozenset({40101, 40108, 40113, 40117, 40118, 40119, 40124, 40125, 41000})
 _PATIENCE_SECONDS: Final = (1, 5, 60, 300)
 
@@ -68,7 +85,9 @@ class Business:
             secret_headers={"Access-Token": caller.token.get_secret_value()},
             secret_params=secret_params or {},
             fresh=fresh,
-            spacing=SPACING,
+            paces={"tiktok:app": SPACING},
+            # A probe of a token cannot be narrowed.
+            not_again=timedelta(0) if purpose is Purpose.AUTH else NOT_AGAIN,
         )
         answer = await self.transport.request(call)
         return read.record(read.record(answer.data, "an answer").get("data"), "data")
@@ -76,31 +95,45 @@ class Business:
     async def pages(
         self, path: str, params: Mapping[str, Any], caller: Caller, purpose: Purpose
     ) -> AsyncIterator[list[dict[str, Any]]]:
-        """Every page of rows that is not empty.
+        """Every page of rows that is not empty. A listing's page that timed out is asked for in halves.
 
         Raises:
+            Reduce: it timed out, and a smaller question must be asked.
             Retry: fewer rows arrived than TikTok itself counted: it cut the listing, or it shifted while being read.
         """
-        got = 0
-        for number in range(1, MOST_PAGES + 1):
-            data = await self.get(path, {**params, "page": number, "page_size": PAGE_SIZE}, caller, purpose)
+        got, number, size = 0, 1, PAGE_SIZE
+        for _ in range(MOST_PAGES):
+            try:
+                data = await self.get(path, {**params, "page": number, "page_size": size}, caller, purpose)
+            except Reduce as reduce:
+                if purpose is not Purpose.LISTING or reduce.code != TIMED_OUT or size <= SMALLEST_PAGE:
+                    raise
+                number, size = 2 * number - 1, size // 2
+                continue
             rows = read.records(data.get("list"), "list")
             got += len(rows)
             if got > MOST_ROWS:
                 raise read.bug("more rows than can be")
             if rows:
                 yield rows
-            info = read.record(data.get("page_info", {}), "page_info")
-            if "total_page" not in info:  # without it a short page is the only sign of the end
-                if len(rows) < PAGE_SIZE:
-                    return
-            elif number >= read.count(info["total_page"], "total_page"):
-                if got < read.count(info.get("total_number", 0), "total_number"):
-                    raise Retry(f"TikTok cut a listing short for account {caller.account}.", code="cut")
+            if _is_last(data, number, size, got, caller.account):
                 return
-            elif not rows:
-                raise Retry(f"TikTok sent an empty page amid a listing for account {caller.account}.", code="cut")
+            number += 1
         raise read.bug("more pages than can be")
+
+
+def _is_last(page: Mapping[str, Any], number: int, size: int, got: int, account: str) -> bool:
+    """Whether this page, with which ``got`` rows have come, is the last one."""
+    info, rows = read.record(page.get("page_info", {}), "page_info"), len(page["list"])
+    if "total_page" not in info:  # without it a short page is the only sign of the end
+        return rows < size
+    if number >= read.count(info["total_page"], "total_page"):
+        if got < read.count(info.get("total_number", 0), "total_number"):
+            raise Retry(f"TikTok cut a listing short for account {account}.", code="cut")
+        return True
+    if not rows:
+        raise Retry(f"TikTok sent an empty page amid a listing for account {account}.", code="cut")
+    return False
 
 
 def groups(ids: list[str], size: int) -> Iterator[list[str]]:
@@ -108,7 +141,7 @@ def groups(ids: list[str], size: int) -> Iterator[list[str]]:
     return (ids[first : first + size] for first in range(0, len(ids), size))
 
 
-def judge(account: str, answer: Answer) -> dict[str, datetime]:
+def judge(account: str, answer: Answer) -> Advice:
     """What an answer means; ``account`` is the advertiser id it is about.
 
     Raises:
@@ -143,7 +176,8 @@ def _meaning(code: int, words: str, account: str, answer: Answer) -> AaeError:
     if code in _PERMISSION:
         return Skip(f"TikTok does not permit this: {said}", code=name)
     if code in _TRANSIENT:
-        return Blip(f"TikTok hiccuped: {said}", code=name)
+        kind = TimedOut if code == _TIMED_OUT else Blip
+        return kind(f"TikTok hiccuped: {said}", code=name)
     if code in _OUR_APP:
         return Bug(
             f"TikTok does not accept our app; check AAE_TIKTOK__APP_ID and AAE_TIKTOK__SECRET: {said}", code=name

@@ -14,9 +14,10 @@ import pandas as pd
 from pydantic import SecretStr
 
 from aae.model import Account, Granularity, Platform, Slice, Token
+from aae.patience import LocalState, SharedState
 from aae.platforms import connectors
 from aae.platforms.base import Connector
-from aae.platforms.transport import LocalState, SharedState, Transport
+from aae.platforms.transport import Transport
 from aae.settings import GoogleSettings, MetaSettings, Settings, TikTokSettings
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -17,8 +17,9 @@ import pytest
 
 from aae.errors import AaeError, Bug, Reduce, Retry, Throttled
 from aae.model import Platform
+from aae.patience import LocalState, Pause
 from aae.platforms import transport as module
-from aae.platforms.transport import Answer, Call, LocalState, Purpose, unjudged
+from aae.platforms.transport import Answer, Call, Purpose, unjudged
 from tests.unit.platforms.support import NOW, TOKEN, Clock, Network, Script, account, door, keeping, ok
 
 
@@ -108,7 +109,7 @@ async def test_a_body_that_drips_is_ended_by_the_time_limit() -> None:
 async def test_calls_to_a_platform_that_tells_no_usage_are_spaced() -> None:
     clock, network = Clock(), Network(lambda _: ok({}))
     async with door(network, clock) as transport:
-        await asyncio.gather(*(transport.request(a_call(spacing=0.1)) for _ in range(4)))
+        await asyncio.gather(*(transport.request(a_call(paces={"meta:app": 0.1})) for _ in range(4)))
         await transport.request(a_call(platform=Platform.GOOGLE))
     assert clock.slept == pytest.approx([0.1, 0.2, 0.3], abs=0.05)
 
@@ -379,4 +380,4 @@ async def test_a_pause_is_never_shortened() -> None:
     state = LocalState(Clock())
     await state.block("a", NOW + timedelta(hours=1), now=NOW)
     await state.block("a", NOW + timedelta(minutes=1), now=NOW)
-    assert await state.blocked_until(["a", "b"]) == {"a": NOW + timedelta(hours=1)}
+    assert await state.pauses(["a", "b"]) == {"a": Pause(NOW + timedelta(hours=1), 1)}

@@ -123,7 +123,7 @@ def test_a_throttle_lasts_as_long_as_the_headers_say_else_longer_each_time() -> 
 @pytest.mark.parametrize(
     ("headers", "pauses"),
     [
-        ({"x_app_usage": {"call_count": 84}}, {}),
+        ({"x_app_usage": {"call_count": 74.9}}, {}),
         ({"x_app_usage": {"call_count": 10, "total_cputime": 85}}, {"meta:app": 2}),
         ({"x_app_usage": {"call_count": 99}}, {"meta:app": 10}),
         ({"x_ad_account_usage": {"acc_id_util_pct": 86.5}}, {"meta:account:1001": 2}),
