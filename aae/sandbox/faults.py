@@ -402,7 +402,7 @@ _KINDS: Final = [
             "meta_job_stuck": ("The report run never gets beyond 40 %", ""),
             "meta_run_not_found": ("100/33 on a report run that was just made", ""),
             "meta_empty_page": ("A first page without rows that has a `next`", ""),
-            "meta_usage_high": ("Usage headers at 96 %, without an error", ""),
+            "meta_usage_high": ("Usage headers at `value` percent (default 96), without an error", "percent"),
         },
     ),
     *_answers(

@@ -293,10 +293,10 @@ class MetaApi:
         return Answer.of(body, headers={**self._usage(call, account), **(headers or {})})
 
     def _usage(self, call: Call, account: AdAccount | None) -> dict[str, str]:
-        """The usage headers; at 96 % while the fault says so."""
+        """The usage headers; as high as the fault says while there is one."""
         self._calls += 1
         high = "meta_usage_high" in call.troubles
-        share = 96 if high else min(70, self._calls // 20)
+        share = _usage_of(call) or min(70, self._calls // 20)
         usage = {"call_count": share, "total_time": share, "total_cputime": share // 2}
         headers = {"x-app-usage": orjson.dumps(usage).decode()}
         if account is not None:
@@ -329,7 +329,7 @@ class MetaApi:
         if _too_much(call, "meta_reduce_data", query):
             message = "Please reduce the amount of data you're asking for, then retry your request"
             raise GraphError(1, message, status=500)
-        share = 96.0 if "meta_usage_high" in call.troubles else 1.0
+        share = float(_usage_of(call) or 1)
         throttle = {"app_id_util_pct": share, "acc_id_util_pct": share, "ads_api_access_tier": "standard_access"}
         headers = {"x-fb-ads-insights-throttle": orjson.dumps(throttle).decode()}
         return self._page(call, params, rows, account=query.account, render=query.render, headers=headers)
@@ -388,6 +388,11 @@ def _too_much(call: Call, trouble: str, query: InsightsQuery) -> bool:
     most = call.troubles[trouble]
     works = query.level is Level.AD and not all(name.endswith("_id") for name in query.fields)
     return not most or (works and len(query.facts()) > most)
+
+
+def _usage_of(call: Call) -> int:
+    """The usage that a fault tells, in percent; 0 without one."""
+    return int(call.troubles["meta_usage_high"] or 96) if "meta_usage_high" in call.troubles else 0
 
 
 def _user_id(grant: Grant) -> str:

@@ -81,7 +81,11 @@ class Network:
 
     def asked(self, number: int = -1) -> dict[str, str]:
         """The query of a request, or its form."""
-        request = self.requests[number]
+        return self.query_of(self.requests[number])
+
+    @staticmethod
+    def query_of(request: httpx.Request) -> dict[str, str]:
+        """The query of a request, or its form."""
         text = request.url.query.decode() or request.content.decode()
         return {name: values[-1] for name, values in parse_qs(text).items()}
 

@@ -114,6 +114,64 @@ async def test_calls_to_a_platform_that_tells_no_usage_are_spaced() -> None:
     assert clock.slept == pytest.approx([0.1, 0.2, 0.3], abs=0.05)
 
 
+async def test_calls_are_spaced_as_soon_as_an_answer_asks_for_it_and_each_scope_has_its_own_line() -> None:
+    clock, network = Clock(), Network(lambda _: ok({}))
+    lines: dict[str, Any] = {
+        "scopes": ("meta:app", "meta:account:1001"),
+        "paces": {"meta:app": 0.0, "meta:account:1001": 0.0},
+    }
+    slowly = a_call(**lines, judge=lambda _: {"meta:account:1001": timedelta(seconds=5)})
+    async with door(network, clock) as transport:
+        for _ in range(4):
+            await transport.request(slowly)
+        assert clock.slept == pytest.approx([5, 10], abs=0.1), "fake sleep: the line moves in real time"
+        await transport.request(a_call(account="1002", paces={"meta:app": 0.0, "meta:account:1002": 0.0}))
+    assert len(clock.slept) == 2
+
+
+async def test_who_is_far_back_in_a_slow_line_comes_again_later_without_taking_a_turn() -> None:
+    clock, network = Clock(), Network(lambda _: ok({}))
+    slowly = a_call(paces={"meta:app": 0.0}, judge=lambda _: {"meta:app": timedelta(seconds=25)})
+    async with door(network, clock) as transport:
+        for _ in range(4):
+            await transport.request(slowly)
+        for _ in range(3):
+            with pytest.raises(Throttled, match="near its limit") as caught:
+                await transport.request(slowly)
+            assert timedelta(seconds=60) < caught.value.until - clock.now <= timedelta(seconds=75)
+    assert len(network.requests) == 4
+
+
+async def test_a_pause_that_began_while_a_call_stood_in_line_stops_it() -> None:
+    clock, network = Clock(), Network(lambda _: ok({}))
+    store = LocalState(clock)
+    async with door(network, clock, store) as transport:
+        await transport.request(a_call(paces={"meta:app": 5.0}))
+
+        async def meanwhile(seconds: float) -> None:
+            await store.block("meta:app", clock.now + timedelta(hours=1), now=clock.now)
+            clock.now += timedelta(seconds=seconds)
+
+        transport.sleep = meanwhile
+        with pytest.raises(Throttled):
+            await transport.request(a_call(paces={"meta:app": 5.0}))
+    assert len(network.requests) == 1
+
+
+async def test_a_request_that_timed_out_is_sent_again_by_nobody_for_as_long_as_the_platform_wants() -> None:
+    clock, network = Clock(), Network([httpx.ReadTimeout("slow"), ok({}), ok({})])
+    store, rest = LocalState(clock), {"not_again": timedelta(minutes=10)}
+    async with door(network, clock, store) as first, door(network, clock, store) as second:
+        for transport, owner in ((first, 1), (second, 2)):
+            with pytest.raises(Reduce) as caught:
+                await transport.request(a_call(owner=owner, **rest))
+            assert caught.value.code == "timeout"
+        await second.request(a_call(params={"level": "campaign"}, **rest))
+        clock.now += timedelta(minutes=10)
+        await second.request(a_call(**rest))
+    assert len(network.requests) == 3
+
+
 def throttles(seconds: float, scope: str = "meta:account:1001") -> Any:
     def judge(answer: Answer) -> Mapping[str, datetime]:
         if answer.status == 429:
@@ -162,12 +220,15 @@ async def test_pauses_in_a_row_are_counted_until_an_answer_is_good() -> None:
         pauses: Mapping[str, datetime] = throttles(60)(answer)
         return pauses
 
-    clock, network = Clock(), Network(lambda _: httpx.Response(429) if len(seen) < 3 else ok({}))
-    async with door(network, clock) as transport:
-        for _ in range(3):
+    clock, network = Clock(), Network([])
+    store, requests = LocalState(clock), network.requests
+    network.script = lambda _: httpx.Response(429) if len(requests) <= 3 else ok({})
+    for _ in range(3):  # each in a process of its own
+        async with door(network, clock, store) as transport:
             with pytest.raises(Throttled):
                 await transport.request(a_call(judge=judge))
-            clock.now += timedelta(seconds=60)
+        clock.now += timedelta(seconds=60)
+    async with door(network, clock, store) as transport:
         await transport.request(a_call(judge=judge))
         await transport.request(a_call(judge=judge))
     assert seen == [0, 1, 2, 3, 0]

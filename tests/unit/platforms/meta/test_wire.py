@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -142,7 +142,37 @@ def test_nearly_used_up_means_leaving_that_scope_alone_for_a_while(
     headers: dict[str, Any], pauses: dict[str, int]
 ) -> None:
     found = judge("1001", answer({"data": []}, 200, **headers))
-    assert {scope: (until - NOW) / timedelta(minutes=1) for scope, until in found.items()} == pauses
+    ends = {scope: until for scope, until in found.items() if isinstance(until, datetime)}
+    assert {scope: (until - NOW) / timedelta(minutes=1) for scope, until in ends.items()} == pauses
+    assert ends == found
+
+
+@pytest.mark.parametrize(
+    ("headers", "paces"),
+    [
+        ({"x_app_usage": {"call_count": 75}}, {"meta:app": 1}),
+        ({"x_app_usage": {"call_count": 10, "total_time": 84}}, {"meta:app": 10}),
+        ({"x_ad_account_usage": {"acc_id_util_pct": 80.5, "reset_time_duration": 3000}}, {"meta:account:1001": 6.5}),
+        (
+            {"x_fb_ads_insights_throttle": {"app_id_util_pct": 76, "acc_id_util_pct": 90}},
+            {"meta:app": 2, "meta:account:1001": None},
+        ),
+    ],
+)
+def test_from_three_quarters_on_calls_are_spaced_the_more_the_nearer_the_limit(
+    headers: dict[str, Any], paces: dict[str, float | None]
+) -> None:
+    found = judge("1001", answer({"data": []}, 200, **headers))
+    assert {name: one.total_seconds() if isinstance(one, timedelta) else None for name, one in found.items()} == paces
+
+
+def test_a_good_answer_that_says_when_there_is_room_again_is_believed() -> None:
+    told = {"1001": [{"call_count": 100, "estimated_time_to_regain_access": 45}]}
+    found = judge("1001", answer({"data": []}, 200, x_business_use_case_usage=told))
+    assert found == {"meta:account:1001": NOW + timedelta(minutes=45)}
+    used_up = {"acc_id_util_pct": 100, "reset_time_duration": 1800}
+    found = judge("1001", answer({"data": []}, 200, x_ad_account_usage=used_up))
+    assert found == {"meta:account:1001": NOW + timedelta(minutes=30)}
 
 
 def campaign(number: int) -> dict[str, Any]:

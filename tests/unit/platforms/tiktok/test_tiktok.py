@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import httpx
 import pandas as pd
 import pytest
 
-from aae.errors import AaeError, Bug, Reauthorize, Retry, Skip, Throttled
+from aae.errors import AaeError, Bug, Reauthorize, Reduce, Retry, Skip, Throttled
 from aae.model import Granularity, Platform, Slice, Totals
+from aae.platforms import connectors
 from aae.platforms.base import TokenState
 from aae.platforms.tiktok.wire import judge
-from aae.platforms.transport import Answer, Blip
+from aae.platforms.transport import Answer, Blip, TimedOut
 from tests.unit.platforms.support import (
     DAY,
     NOW,
     SECRETS,
+    SETTINGS,
     TOKEN,
     Clock,
     Network,
     Script,
     account,
+    door,
     gather,
+    keeping,
     ok,
     piece,
     token,
@@ -66,7 +71,8 @@ def fetch(script: Script, what: Slice | None = None) -> tuple[pd.DataFrame, Netw
         *[(code, Reauthorize) for code in (40102, 40103, 40104, 40105, 40106, 40107, 40110, 40114)],
         *[(code, Throttled) for code in (40100, 40016, 40132, 40133, 61000)],
         *[(code, Skip) for code in (40001, 40003, 40130, 40300, 40302)],
-        *[(code, Blip) for code in (40200, 40201, 40202, 40700, 50000, 50002, 51010, 59999, 60001)],
+        *[(code, Blip) for code in (40200, 40201, 40202, 40700, 50000, 50002, 59999, 60001)],
+        (51010, TimedOut),
         *[(code, Bug) for code in (40000, 40002, 40006, 40007, 40011, 40101, 40113, 40124, 41000, 20001, -1, 10**30)],
         *[(code, Bug) for code in STRANGE],
     ],
@@ -247,6 +253,127 @@ def test_a_report_cut_for_its_many_ids_is_asked_for_by_campaigns() -> None:
         return listing(row())
 
     assert len(fetch(reports(report))[0]) == 1
+
+
+SLOW = httpx.ReadTimeout("slow")
+ANY = "any"
+Asked = tuple[str, str, str]
+
+
+def slow_if(slow: Callable[[Asked], bool], found: Callable[[Asked], list[Any]]) -> Callable[[httpx.Request], Any]:
+    """A platform that answers no question (first day, last day, campaigns) of which ``slow`` is true in time."""
+
+    def reply(request: httpx.Request) -> Any:
+        query = Network.query_of(request)
+        if "/campaign/get/" in request.url.path:
+            return listing(*({"campaign_id": str(n), "campaign_name": "C"} for n in range(1, 4)))
+        if "report" not in request.url.path:
+            return listing()
+        filters = {one["field_name"]: one["filter_value"] for one in json.loads(query.get("filtering", "[]"))}
+        asked = (query["start_date"][8:], query["end_date"][8:], filters.get("campaign_ids", ANY))
+        return SLOW if slow(asked) else listing(*found(asked))
+
+    return reply
+
+
+def asked_of(network: Network) -> list[Asked]:
+    """The reports that were asked for, by days and campaigns."""
+    found = []
+    for request in network.requests:
+        if "report" in request.url.path:
+            query = network.query_of(request)
+            filters = {one["field_name"]: one["filter_value"] for one in json.loads(query.get("filtering", "[]"))}
+            found.append((query["start_date"][8:], query["end_date"][8:], filters.get("campaign_ids", ANY)))
+    return found
+
+
+def test_a_report_that_timed_out_is_asked_for_by_halves_of_its_days_and_never_again_as_it_was() -> None:
+    three = piece(since=date(2026, 11, 19), until=date(2026, 11, 21))
+    slow = slow_if(
+        lambda asked: asked[0] != asked[1],
+        lambda asked: [row(stamp=f"2026-11-{asked[0]} 00:00:00")],
+    )
+    frame, network = fetch(slow, three)
+    assert frame["local_date"].dt.day.tolist() == [19, 20, 21]
+    assert asked_of(network) == [
+        ("19", "21", ANY),
+        ("19", "19", ANY),
+        ("20", "21", ANY),
+        ("20", "20", ANY),
+        ("21", "21", ANY),
+    ]
+
+
+def test_a_day_that_timed_out_is_asked_for_by_ever_smaller_groups_of_campaigns() -> None:
+    slow = slow_if(
+        lambda asked: asked[2] == ANY or len(json.loads(asked[2])) > 1,
+        lambda asked: [row(ad=f"1{json.loads(asked[2])[0]}")],
+    )
+    frame, network = fetch(slow)
+    assert frame["external_id"].tolist() == ["11", "12", "13"]
+    assert [asked[2] for asked in asked_of(network)] == [
+        ANY,
+        '["1", "2", "3"]',
+        '["1"]',
+        '["2", "3"]',
+        '["2"]',
+        '["3"]',
+    ]
+
+
+def test_what_timed_out_at_its_narrowest_is_left_alone_for_ten_minutes_by_everybody() -> None:
+    clock, slow = Clock(), slow_if(lambda _: True, lambda _: [])
+    store = keeping(clock)
+
+    def again() -> int:
+        network = Network(slow)
+
+        async def run() -> None:
+            async with door(network, clock, store) as transport:
+                await gather(connectors(SETTINGS, transport)[Platform.TIKTOK].fetch_metrics(TIKTOK, token(), piece()))
+
+        with pytest.raises(Reduce, match="did not answer"):
+            asyncio.run(run())
+        return len(asked_of(network))
+
+    first = again()
+    clock.now += timedelta(minutes=5)
+    within, clock.now = again(), clock.now + timedelta(minutes=6)
+    assert (first, within, again()) == (3, 0, 3)
+
+
+def test_totals_that_timed_out_are_added_up_from_halves() -> None:
+    two = piece(since=date(2026, 11, 20), until=date(2026, 11, 21))
+
+    def reply(request: httpx.Request) -> Any:
+        query = Network.query_of(request)
+        if query["start_date"] != query["end_date"]:
+            return SLOW
+        known = {"complete_payment": "1" if query["start_date"].endswith("20") else "-"}
+        return listing({"metrics": row(**known)["metrics"], "dimensions": {"advertiser_id": "1001"}})
+
+    totals, network, _ = use(Platform.TIKTOK, reply, lambda tiktok: tiktok.fetch_totals(TIKTOK, token(), two))
+    assert totals == Totals(2000, 34, 24_680_000, None, 99_800_000)
+    assert len(network.requests) == 3
+
+
+def test_a_page_of_a_listing_that_timed_out_is_read_in_halves_from_where_it_was() -> None:
+    everything = [{"campaign_id": str(n), "campaign_name": "C"} for n in range(1, 1201)]
+
+    def reply(request: httpx.Request) -> Any:
+        query = Network.query_of(request)
+        if "/campaign/get/" not in request.url.path:
+            return listing()
+        number, size = int(query["page"]), int(query["page_size"])
+        if (number, size) == (2, 1000):
+            return SLOW
+        rows = everything[(number - 1) * size : number * size]
+        return listing(*rows, page=number, pages=-(-1200 // size), total=1200)
+
+    found, network, _ = use(Platform.TIKTOK, reply, lambda tiktok: tiktok.list_entities(TIKTOK, token()))
+    assert found["external_id"].tolist() == [one["campaign_id"] for one in everything]
+    sizes = [(q["page"], q["page_size"]) for q in map(network.query_of, network.requests[:3])]
+    assert sizes == [("1", "1000"), ("2", "1000"), ("3", "500")]
 
 
 def test_totals_are_the_advertisers_own() -> None:

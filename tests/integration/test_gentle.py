@@ -1,0 +1,202 @@
+"""How gentle all processes together are with the platforms, over a real Redis: pace, pauses, slowing down, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from sqlalchemy import Engine
+
+from aae.cache import SharedState
+from aae.errors import Throttled
+from aae.jobs.context import open_stores
+from aae.model import Platform
+from aae.patience import LocalState, Pause
+from aae.platforms.transport import Answer, Call, Purpose, Transport
+from aae.sandbox import World
+from tests.integration.bench import Bench, bench
+
+NOWHERE = "redis://127.0.0.1:1/0"
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+@asynccontextmanager
+async def process(redis_url: str, *, answer: Any = None) -> AsyncIterator[tuple[Transport, list[float]]]:
+    """A door of its own on the Redis of all, as another process has it, and when its calls went out."""
+    sent: list[float] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        sent.append(time.monotonic())
+        return answer(request) if answer else httpx.Response(200, json={})
+
+    store = SharedState(redis_url)
+    async with Transport(5, lambda: NOW, store=store, handler=httpx.MockTransport(reply)) as transport:
+        yield transport, sent
+    await store.aclose()
+
+
+def a_call(number: int = 0, **more: Any) -> Call:
+    usual: dict[str, Any] = {
+        **{"platform": Platform.TIKTOK, "account": "7001", "purpose": Purpose.LISTING, "method": "GET"},
+        **{"url": f"http://tiktok.test/{number}", "judge": lambda _: {}, "scopes": ("tiktok:app",)},
+    }
+    return Call(**{**usual, **more})
+
+
+def gaps(moments: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(sorted(moments))]
+
+
+async def test_two_doors_on_one_redis_keep_one_pace(redis_url: str) -> None:
+    async with process(redis_url) as (one, first), process(redis_url) as (other, second):
+        calls = (door.request(a_call(n, paces={"tiktok:app": 0.1})) for n in range(6) for door in (one, other))
+        await asyncio.gather(*calls)
+    assert len(first) == len(second) == 6
+    assert max(first + second) - min(first + second) >= 11 * 0.1 - 0.05
+    assert min(gaps(first + second)) > 0.02, "the lines of both are one"
+
+
+def test_two_processes_together_send_no_more_than_ten_calls_a_second(redis_url: str) -> None:
+    command = [sys.executable, "-m", "tests.integration.caller", redis_url, "15"]
+    callers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for caller in callers:
+        assert caller.stdout is not None
+        assert caller.stdout.readline() == "ready\n"
+    told = []
+    for caller in callers:
+        assert caller.stdin is not None
+        caller.stdin.write("go\n")
+        caller.stdin.flush()
+    for caller in callers:
+        out, _ = caller.communicate(timeout=120)
+        told.append(json.loads(out))
+        assert caller.returncode == 0
+    sent = sorted(moment for moments in told for moment in moments)
+    assert len(sent) == 30
+    assert sent[-1] - sent[0] >= 29 * 0.1 - 0.1
+    assert min(gaps(sent)) > 0.02, "they stand in one line, though both began at once"
+
+
+async def test_while_redis_is_away_each_process_keeps_its_own_pace() -> None:
+    async with process(NOWHERE) as (door, sent):
+        await asyncio.gather(*(door.request(a_call(n, paces={"tiktok:app": 0.1})) for n in range(4)))
+    assert max(sent) - min(sent) >= 0.25
+
+
+async def test_one_process_hears_that_the_limit_is_near_and_all_slow_down(
+    redis_url: str, redis_server_raw: redis.Redis
+) -> None:
+    paced = {"scopes": ("meta:app",), "paces": {"meta:app": 0.0}, "platform": Platform.META}
+    async with process(redis_url) as (one, first), process(redis_url) as (other, second):
+        await other.request(a_call(1, **paced))
+        await other.request(a_call(2, **paced))
+        await one.request(a_call(3, **paced, judge=lambda _: {"meta:app": timedelta(seconds=0.4)}))
+        for number in range(4, 7):
+            await other.request(a_call(number, **paced))
+    assert gaps(second)[0] < 0.3
+    assert min(gaps(second)[-2:]) >= 0.35
+    assert len(first) == 1
+    assert 0 < redis_server_raw.ttl("aae:pace:meta:app") <= 300
+
+
+@pytest.fixture
+def redis_server_raw(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+async def test_a_refusal_is_known_to_the_next_process_and_so_is_how_many_there_were(redis_url: str) -> None:
+    seen: list[int] = []
+
+    def judge(answer: Answer) -> dict[str, datetime]:
+        seen.append(answer.throttled_before)
+        raise Throttled("patience", until=NOW + timedelta(hours=3), scope="google:developer")
+
+    scopes = {"scopes": ("google:developer",), "platform": Platform.GOOGLE}
+    async with process(redis_url) as (door, _):
+        with pytest.raises(Throttled):
+            await door.request(a_call(judge=judge, **scopes))
+    async with process(redis_url) as (restarted, sent):
+        with pytest.raises(Throttled) as caught:
+            await restarted.request(a_call(judge=judge, **scopes))
+    assert (seen, sent, caught.value.until) == ([0], [], NOW + timedelta(hours=3))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_refusals_in_a_row_are_counted_by_pause_until_a_call_goes_well(redis_url: str, shared: bool) -> None:
+    state = SharedState(redis_url) if shared else LocalState(lambda: NOW)
+    minute = timedelta(minutes=1)
+    await state.block("a", NOW + minute, now=NOW)
+    await state.block("a", NOW + minute, now=NOW + minute / 2)  # within the pause: the same one
+    await state.block("b", NOW + minute, now=NOW, refused=False)
+    assert await state.pauses(["a", "b"]) == {"a": Pause(NOW + minute, 1), "b": Pause(NOW + minute)}
+    await state.block("a", NOW + 3 * minute, now=NOW + minute)
+    assert await state.pauses(["a"]) == {"a": Pause(NOW + 3 * minute, 2)}
+    await state.relieve("a")
+    assert await state.pauses(["a"]) == {"a": Pause(NOW + 3 * minute)}
+    if isinstance(state, SharedState):
+        await state.aclose()
+
+
+@pytest.mark.parametrize("junk", ["nan", "9e300", "-5", "x", "1e-9", str(10**15)])
+async def test_a_turn_or_pace_that_nobody_can_have_given_stops_nobody(
+    redis_url: str, redis_server_raw: redis.Redis, junk: str
+) -> None:
+    state = SharedState(redis_url)
+    redis_server_raw.set("aae:turn:a", junk)
+    redis_server_raw.set("aae:pace:b", junk)
+    assert await state.take_turn({"a": 0.2, "b": 0.2}, longest=60) == 0
+    assert await state.take_turn({"a": 0.2}, longest=60) == pytest.approx(0.2, abs=0.15)
+    assert await state.take_turn({"b": 0.2}, longest=60) <= 60
+    await state.aclose()
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.generate(11, NOW, days=10, ahead=1, users=3, big_campaigns=1, ads_per_ad_set=1)
+
+
+@pytest.fixture
+def product(world: World, engine: Engine, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    few = {"AAE_FETCH__FIRST_DAYS": "3", "AAE_FETCH__FIRST_HOURLY_DAYS": "1", "AAE_FETCH__HOURLY_DAYS": "1"}
+    with bench(world, engine, redis_url, monkeypatch, **few) as it:
+        it.connect()
+        yield it
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_quota_that_is_used_up_for_hours_costs_one_call_and_the_other_platforms_go_on(product: Bench) -> None:
+    product.order("faults", name="google_throttled", platform="google", value=43_200)
+    first, again = product.fetch("run-1"), product.fetch("run-2")
+    google = [one for one in first + again if one.platform == "google"]
+    assert len(google) > 2
+    assert {one.outcome for one in google} == {"throttled"}
+    assert sum(one.calls for one in google) == 1, "every other account, and the next run, knew it beforehand"
+    assert not any(one.retry for one in google)
+    assert {one.outcome for one in first if one.platform != "google"} <= {"stored", "reauthorize"}
+    open_stores.cache_clear()
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_report_of_tiktok_that_hangs_is_stored_from_its_parts(
+    product: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = next(one for one in product.accounts() if one.platform is Platform.TIKTOK)
+    monkeypatch.setattr("aae.platforms.tiktok.wire.SPACING", 0.0)
+    product.order("faults", name="tiktok_internal_timeout", platform="tiktok", purpose="metrics", times=3)
+    (outcome,) = product.fetch("run-1", [account])
+    assert outcome.outcome == "stored", outcome.detail
+    today = account.local_day(NOW)
+    since = today - timedelta(days=2)
+    assert product.stored(account, "daily", since, today) == product.truth(account, "daily", since, today)
