@@ -9,6 +9,7 @@ from prefect import State, flow
 
 from flows.naming import run_name
 from flows.parameters import Ids, Platforms
+from tasks.again import come_back
 from tasks.choosing import choose_accounts
 from tasks.fetch import check_range, conclude_fetch, fetch_accounts, show_fetch
 
@@ -25,7 +26,8 @@ async def fetch_ad_data(
     """Fetch ad performance for all active accounts, or some.
 
     Without dates each account gets what it owes: the recent days, days that were missed, and once a day the whole
-    window in which its platform still changes past numbers. Fails, in words, if an account still owes data at the end.
+    window in which its platform still changes past numbers. Fails, in words, if an account still owes data at the end;
+    one that its platform wants left alone for long is fetched by another run as soon as it may be.
 
     Args:
         accounts: Account ids (see `aae accounts list`); empty for all active accounts.
@@ -38,5 +40,6 @@ async def fetch_ad_data(
     check_range(since, until)
     chosen = await choose_accounts(accounts, users, platforms)
     outcomes = await fetch_accounts(chosen, since, until, dry_run)
+    outcomes = await come_back(outcomes, since, until)
     await show_fetch(outcomes)
     return conclude_fetch(outcomes)

@@ -128,7 +128,8 @@ def conclude_fetch(outcomes: Sequence[AccountOutcome]) -> State[Any]:
     data = {"accounts": len(outcomes), "rows": rows, "calls": calls, "outcomes": [asdict(o) for o in outcomes]}
     if owing:
         reasons = "; ".join(f"{outcome.account} {outcome.outcome}: {outcome.detail}" for outcome in owing[:5])
-        return Failed(message=f"{len(owing)} of {len(outcomes)} accounts still owe data. {reasons}", data=data)
+        told = "".join(f" {number} {again}." for again, number in sorted(_again(outcomes).items()))
+        return Failed(message=f"{len(owing)} of {len(outcomes)} accounts still owe data.{told} {reasons}", data=data)
     kinds = Counter(outcome.outcome for outcome in outcomes)
     told = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
     return Completed(message=f"{len(outcomes)} accounts ({told or 'none'}), {rows} rows, {calls} API calls", data=data)
@@ -176,5 +177,10 @@ def _row(outcome: AccountOutcome) -> dict[str, Any]:
         "drift %": None if outcome.drift is None else round(outcome.drift * 100, 3),
         "owed": outcome.owed,
         "seconds": outcome.seconds,
-        "remark": outcome.detail or "",
+        "remark": " ".join(filter(None, (outcome.detail, outcome.again and f"It is fetched {outcome.again}."))),
     }
+
+
+def _again(outcomes: Sequence[AccountOutcome]) -> Counter[str]:
+    """How many throttled accounts are fetched again when."""
+    return Counter(outcome.again for outcome in outcomes if outcome.again)

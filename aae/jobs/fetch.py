@@ -64,7 +64,7 @@ class AccountOutcome:
 
     ``outcome``: ``stored`` (nothing owed), ``partial`` (some slices owed), ``failed``, ``throttled``, ``reauthorize``,
     ``skipped`` or ``planned`` (dry run). ``drift`` is the largest distance from the platform's own totals, as a share.
-    ``retry`` says that trying again soon may help; ``throttled_until`` (ISO, UTC) when.
+    ``retry`` says that trying again soon may help; ``throttled_until`` (ISO, UTC) when; ``again`` tells people when.
     """
 
     account_id: int
@@ -83,6 +83,7 @@ class AccountOutcome:
     detail: str | None = None
     retry: bool = False
     throttled_until: str | None = None
+    again: str | None = None
     seconds: float = 0.0
 
     @property
