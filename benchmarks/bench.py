@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -20,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 from unittest import mock
 
 from rich.console import Console
@@ -28,26 +26,12 @@ from rich.table import Table
 
 from aae.sandbox import Clock, World, create_app, serve
 from aae.settings import Settings
+from benchmarks.cost import Cost, Measured, measured
 from tests import servers
 
+__all__ = ["Cost", "Measured", "measured"]
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a piece of work took: wall clock and our CPU in seconds, the process's peak memory in MB."""
-
-    seconds: float
-    cpu: float
-    peak_mb: float
-
-
-@dataclass(frozen=True, slots=True)
-class Measured(Generic[T]):
-    """What a piece of work gave, and what it took."""
-
-    value: T
-    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +40,6 @@ class Databases:
 
     kind: str
     fresh: Callable[[], str]
-
-
-def measured(work: Callable[..., T], *arguments: Any) -> Measured[T]:
-    """Do the work here and now."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    value = work(*arguments)
-    return Measured(value, Cost(time.perf_counter() - wall, time.process_time() - cpu, _peak_mb()))
 
 
 def apart(work: Callable[..., T], *arguments: Any) -> T:
@@ -154,6 +131,11 @@ def show(*parts: Table | str) -> None:
         console.print(part)
 
 
+def progress(line: str) -> None:
+    """Say what is under way, where it is not in the way of the tables."""
+    print(f"{datetime.now():%H:%M:%S} {line} ...", file=sys.stderr, flush=True)  # noqa: DTZ005 - of whoever waits
+
+
 def conclude(figures: Mapping[str, Any]) -> None:
     """End with one line of JSON, for machines."""
     print(json.dumps(_rounded(figures)))
@@ -171,13 +153,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _rounded(each) for name, each in value.items()}
     return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _peak_mb() -> float:
-    """This process's own; ``ru_maxrss`` alone would begin with that of the process that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    unit = 1024 if sys.platform == "darwin" else 1
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / unit

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from benchmarks import bench, detection, fetch, many, report, storing
+from aae.model import Platform
+from benchmarks import bench, detection, fetch, many, report, storing, tape
 from tests import servers
 from tests.conftest import NEEDS_MARIADB
 
@@ -30,13 +33,107 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return go
 
 
-def test_fetching_stores_everything_and_what_the_peer_finds_is_the_same_number_of_rows(run: Run) -> None:
-    figures = run(fetch.main, "--users", "1", "--ads", "1", "--days", "1", "--rounds", "1", "--database", "sqlite")
+def test_fetching_stores_everything_by_the_fewest_calls_and_the_peer_finds_the_same_number_of_rows(
+    run: Run, tmp_path: Path
+) -> None:
+    small = ("--accounts", "6", "--ads", "1", "--days", "1", "--platforms", "meta", "tiktok", "google")
+    told = tmp_path / "figures.json"
+    figures = run(fetch.main, *small, "--only", "ours", "plain", "--database", "sqlite", "--json", str(told))
     assert figures["not_stored"] == 0
-    assert figures["rows"] > 0
-    assert {each["rows"] for each in figures["runs"].values()} == {figures["rows"]}
-    assert all(each["seconds"] > 0 for each in figures["runs"].values())
+    assert {each["rows"] for each in figures["runs"].values()} == {figures["runs"]["ours"]["rows"]}
+    assert figures["runs"]["ours"]["rows"] > 0
+    assert all(each["seconds"] > 0 and not each["passed_on"] for each in figures["runs"].values())
+    assert figures["runs"]["ours"]["calls"] == figures["minimum_calls"] > figures["runs"]["plain"]["calls"]
+    assert figures["limit"] == "to_sql"
+    assert all(speed > 0 for speed in figures["speeds"].values())
     assert all(seconds >= 0 for seconds in figures["split_seconds"].values())
+    assert json.loads(told.read_text())["runs"].keys() == figures["runs"].keys()
+
+
+def test_a_peer_that_is_not_installed_is_left_out_and_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    small = ("--accounts", "1", "--ads", "1", "--days", "1", "--database", "sqlite")
+    figures = run(fetch.main, *small, "--only", "plain", "dlt")
+    assert list(figures["runs"]) == ["plain"]
+    assert figures["missing"] == {"dlt": "dlt is left out: it is not installed; make peers"}
+
+
+@pytest.mark.parametrize("peer", ["dlt", "singer"])
+def test_an_installed_peer_finds_what_the_plain_script_finds(run: Run, peer: str) -> None:
+    if lacking := fetch._lacking(peer):
+        pytest.skip(lacking)
+    small = ("--accounts", "4", "--ads", "1", "--days", "1", "--platforms", "meta", "tiktok", "google")
+    figures = run(fetch.main, *small, "--database", "sqlite", "--only", "plain", peer)
+    assert figures["runs"][peer]["rows"] == figures["runs"]["plain"]["rows"] > 0
+    assert figures["runs"][peer]["calls"] == figures["runs"]["plain"]["calls"]
+    assert figures["runs"][peer]["passed_on"] == 0
+
+
+def test_what_is_stored_from_the_tape_is_what_is_stored_from_the_sandbox(tmp_path: Path) -> None:
+    with (
+        servers.redis_server() as cache,
+        bench.sandbox(fetch.NOW, seed=3, users=2, days=4, campaigns=1, ads=1) as url,
+        tape.running(url) as played,
+    ):
+        templates = fetch._accounts(url)
+        people, copies = fetch._copied(templates, 2 * len(templates))
+        played.copy(copies)
+
+        def stored(address: str, accounts: list[dict[str, Any]], name: str) -> dict[str, list[tuple[Any, ...]]]:
+            settings = fetch._product(address, cache, tmp_path, accounts, f"sqlite:///{tmp_path / name}")
+            fetch._forget(settings)
+            assert fetch.fetch_all(settings, fetch.UNTIL).unhappy == ()
+            return _numbers(settings.resolved_database_url)
+
+        truth = stored(url, templates, "truth.db")
+        assert stored(played.url, templates, "recorded.db") == truth
+        recorded = played.heard()
+        played.forget()
+        from_tape = stored(played.url, people, "played.db")
+        again = played.heard()
+
+    assert recorded.passed == len(recorded.asked) > 0, "the first time is the sandbox's"
+    assert again.passed == 0
+    assert len(again.asked) == 2 * len(recorded.asked)
+    assert {one: from_tape[one] for one in truth} == truth
+    assert {copy: from_tape[copy] for copy in copies} == {copy: truth[one] for copy, one in copies.items()}
+
+
+def _numbers(database: str) -> dict[str, list[tuple[Any, ...]]]:
+    """All that is stored of each account by day and by hour, by the platforms' own ids."""
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    with servers.connected(database) as engine, engine.connect() as connection:
+        for table, hour in (("ad_metrics_daily", "NULL"), ("ad_metrics_hourly", "local_hour")):
+            for account, *row in connection.exec_driver_sql(
+                f"SELECT a.external_id, e.level, e.external_id, local_date, {hour}, impressions, clicks, spend, "
+                f"conversions, revenue FROM {table} m JOIN ad_accounts a ON a.id = m.account_id "
+                "JOIN entities e ON e.id = m.entity_id ORDER BY 1, 2, 3, 4, 5"
+            ):
+                found.setdefault(account, []).append((table, *row))
+    return found
+
+
+def test_replaying_brings_every_answer_whole() -> None:
+    with bench.sandbox(fetch.NOW, seed=3, users=1, days=4, campaigns=1, ads=1) as url, tape.running(url) as played:
+        (meta,) = (one for one in fetch._accounts(url) if one["platform"] == "meta")
+        target = f"/v26.0/act_{meta['external_id']}/campaigns?limit=1&fields=id,name"
+        headers = {"Authorization": f"Bearer {meta['access_token']}"}
+        first = httpx.get(f"{played.url}{target}", headers=headers)
+        second = httpx.get(first.json()["paging"]["next"], headers=headers)
+        heard = played.heard()
+        assert second.url.copy_with(query=None) == first.url.copy_with(query=None), "links lead back to the tape"
+        assert [one.target for one in heard.asked] == [target, second.url.raw_path.decode()]
+        assert tape.replay(played.url, heard.asked, connections=1) == len(first.content) + len(second.content)
+
+
+@pytest.mark.parametrize(
+    ("platform", "calls"),
+    [("meta", 1 + 1 + 2 + 1 + 3 + 1 + 1), ("tiktok", 1 + 1 + 1 + 1 + 2 + 1 + 1), ("google", 3 + 2 * 3 + 1)],
+)
+def test_the_fewest_calls_are_the_pages_of_every_listing_and_slice_and_the_totals(platform: str, calls: int) -> None:
+    assert fetch.minimum_calls(Platform(platform), [3, 500, 501], [0, 1001, 500], 1) == calls
 
 
 def test_detection_gives_figures_for_every_size(run: Run) -> None:
