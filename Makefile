@@ -41,6 +41,18 @@ $(VENV)/.clients: requirements-clients.lock $(VENV)/.runtime
 .PHONY: clients
 clients: $(VENV)/.clients ## The platforms' own clients, which the sandbox is held against
 
+# What the benchmark of fetching runs beside us. What cannot be had is left out there, and said.
+PEERS := dlt singer
+
+$(VENV)/.peer-%: benchmarks/peers/%.lock $(VENV)/.runtime
+	@echo "Setting up the peer $* (once) ..."
+	@test -x $(VENV)/peers/$*/bin/python || $(BIN)/python -m venv --without-pip $(VENV)/peers/$*
+	@$(call install,benchmarks/peers/$*.lock,$(VENV)/peers/$*/bin/python) && touch $@ \
+		|| { rm -rf $(VENV)/peers/$*; echo "It cannot be had; the benchmark will leave it out."; }
+
+.PHONY: peers
+peers: $(PEERS:%=$(VENV)/.peer-%) ## What people would use instead, for benchmarks/fetch.py
+
 .PHONY: demo
 demo: $(VENV)/.runtime ## Run the whole product once, on this machine, with nothing to install
 	@$(BIN)/aae demo
@@ -88,6 +100,8 @@ lock: $(VENV)/.runtime ## Resolve the dependencies anew
 	$(compile) --group build --group dev -o requirements-dev.lock
 	$(compile) --group build -c requirements-dev.lock -o requirements.lock
 	$(BIN)/uv pip compile -q --group clients $(LOCK) -c requirements-dev.lock -o requirements-clients.lock
+	for peer in $(PEERS); do \
+		$(BIN)/uv pip compile -q --group peer-$$peer $(LOCK) -o benchmarks/peers/$$peer.lock || exit; done
 	echo uv | $(BIN)/uv pip compile -q - $(LOCK) -o requirements-uv.lock
 compile = $(BIN)/uv pip compile -q pyproject.toml $(LOCK)
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \

@@ -42,7 +42,7 @@ import httpx
 import orjson
 import pandas as pd
 import redis
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, inspect
 
 from aae.jobs.context import Context, open_context, open_stores
 from aae.jobs.fetch import AccountOutcome, fetch_account
@@ -282,8 +282,17 @@ def _peer(peer: str, stage: Stage, people: list[dict[str, Any]], database: str) 
     if done.returncode:
         raise SystemExit(f"The peer {peer} failed:\n{done.stderr[-4000:]}")
     told = json.loads(done.stdout.rstrip().rsplit("\n", 1)[-1])
-    rows = told.pop("rows")
+    rows = _rows_in(database)
+    if rows != told.pop("rows"):
+        raise SystemExit(f"The peer {peer} has stored {rows:,} rows, and says otherwise.")
     return Measured(Fetched(rows, rows, None), Cost(**told))
+
+
+def _rows_in(database: str) -> int:
+    """Rows of all tables that a peer made, other than those for itself."""
+    with connected(database) as engine, reading(engine) as connection:
+        names = [name for name in inspect(connection).get_table_names() if not name.startswith("_")]
+        return sum(connection.exec_driver_sql(f"SELECT COUNT(*) FROM {name}").scalar_one() for name in names)
 
 
 # Ours

@@ -18,6 +18,8 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 LOCKS: Final = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock")
 CLIENTS_LOCK: Final = "requirements-clients.lock"
+PEERS_LOCKS: Final = tuple(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("benchmarks/peers/*.lock")))
+"""What the benchmarks run beside the product, each in an environment of its own; no part of it."""
 CLIENTS: Final = Path(sys.prefix, "clients")
 """Where ``make clients`` puts the platforms' own clients, away from the product and bounding none of it."""
 NEEDS_CLIENTS: Final = "the platforms' own clients are not installed; to run this test: make clients"
@@ -48,9 +50,10 @@ def main() -> None:
     """Print the licences and what is wrong; exit 1 if anything is."""
     locks = {name: (ROOT / name).read_text() for name in LOCKS}
     clients_lock = (ROOT / CLIENTS_LOCK).read_text()
+    apart = {name: (ROOT / name).read_text() for name in (CLIENTS_LOCK, *PEERS_LOCKS)}
     installed, clients = list(distributions()), client_distributions()
     wrong = [
-        *(f"{name}: {told}" for name, text in {**locks, CLIENTS_LOCK: clients_lock}.items() for told in faults(text)),
+        *(f"{name}: {told}" for name, text in {**locks, **apart}.items() for told in faults(text)),
         *disagreements(locks.values()),
         *not_as_locked(installed, locks.values()),
         *not_as_locked(clients, [clients_lock]),
@@ -61,8 +64,8 @@ def main() -> None:
     counted = Counter(licence(each) for each in [*installed, *clients])
     for text, number in counted.most_common():
         print(f"{number:4} {text}")  # noqa: T201
-    pinned = sum(len(pins(text)) for text in [*locks.values(), clients_lock])
-    print(f"{pinned} pins in {len(locks) + 1} lock files, {len(installed)} installed.")  # noqa: T201
+    pinned = sum(len(pins(text)) for text in [*locks.values(), *apart.values()])
+    print(f"{pinned} pins in {len(locks) + len(apart)} lock files, {len(installed)} installed.")  # noqa: T201
     print(f"{len(clients) or 'None'} of them in the environment of the platforms' own clients (make clients).")  # noqa: T201
     print("\n".join(wrong) or "Nothing is wrong with them.")  # noqa: T201
     print("Known vulnerabilities are not looked up: that needs the network; see make audit-online.")  # noqa: T201

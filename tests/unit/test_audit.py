@@ -32,6 +32,14 @@ def test_the_environment_of_the_platforms_clients_passes() -> None:
     assert list(audit.unfree(installed, audit.REVIEWED_CLIENTS)) == []
 
 
+def test_the_locks_of_the_benchmarks_peers_pass() -> None:
+    locks = {name: (audit.ROOT / name).read_text() for name in audit.PEERS_LOCKS}
+    assert [told for lock in locks.values() for told in audit.faults(lock)] == []
+    brought = {Path(name).stem: audit.pins(lock) for name, lock in locks.items()}
+    assert "dlt" in brought["dlt"]
+    assert "singer-sdk" in brought["singer"]
+
+
 def test_a_good_lock_has_no_faults() -> None:
     assert list(audit.faults(GOOD)) == []
     assert audit.pins(GOOD) == {"httpx": {"0.28.1"}, "uvloop": {"0.21.0"}}
