@@ -115,7 +115,7 @@ class Deploy:
 
     def _limits(self) -> Iterator[Change]:
         path = "v2/concurrency_limits"
-        found = self._api.call("POST", f"{path}/filter", {"limit": 200})
+        found = self._api.every(f"{path}/filter", {})
         there = {one["name"]: one for one in found if one["name"].startswith(declared.LIMIT_PREFIX)}
         for one in declared.LIMITS:
             body = {"limit": one.limit}
@@ -152,16 +152,14 @@ class Deploy:
     def _channels_no_more(self) -> Iterator[Change]:
         """After the automations: they would lose their action with its block."""
         wanted = {(one.block_type, one.name) for one in self.channels}
-        for one in self._api.call("POST", "block_documents/filter", {"limit": 200}):
+        for one in self._api.every("block_documents/filter", {}):
             key = (one["block_type"]["slug"], str(one["name"]))
             if key[1].startswith(declared.CHANNEL_PREFIX) and key not in wanted:
                 yield self._remove("alert channel", key[1], f"block_documents/{one['id']}")
 
     def _deployments(self) -> Iterator[Change]:
-        found = self._api.call("POST", "deployments/filter", {"deployments": {"tags": {"all_": [declared.TAG]}}})
-        ids = sorted({one["flow_id"] for one in found})
-        flows = self._api.call("POST", "flows/filter", {"flows": {"id": {"any_": ids}}}) if ids else []
-        names = {one["id"]: one["name"] for one in flows}
+        found = list(self._api.every("deployments/filter", {"deployments": {"tags": {"all_": [declared.TAG]}}}))
+        names = self._api.flow_names({one["flow_id"] for one in found})
         wanted = {one.full_name: one for one in self._jobs}
         for full_name, one in wanted.items():
             # By its name, not its tag: somebody may have taken that away.
@@ -222,7 +220,7 @@ class Deploy:
 
     def _automations(self) -> Iterator[Change]:
         there: dict[str, list[Any]] = {}
-        for one in self._api.call("POST", "automations/filter", {"limit": 200}):
+        for one in self._api.every("automations/filter", {}):
             if one["name"].startswith(declared.AUTOMATION_PREFIX):
                 there.setdefault(one["name"], []).append(one)
         for kind in declared.ALERTS:

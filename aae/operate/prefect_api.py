@@ -260,10 +260,16 @@ class PrefectApi:
 
     def deployments(self, pool: str) -> list[Deployment]:
         """Every deployment whose runs go to this work pool."""
-        found = self._ask("POST", "deployments/filter", {"work_pools": {"name": {"any_": [pool]}}})
-        flows = {"flows": {"id": {"any_": sorted({one["flow_id"] for one in found})}}}
-        names = {flow["id"]: flow["name"] for flow in self._ask("POST", "flows/filter", flows)} if found else {}
-        return [_deployment(f"{names[one['flow_id']]}/{one['name']}", one) for one in found]
+        found = list(self.every("deployments/filter", {"work_pools": {"name": {"any_": [pool]}}}))
+        names = self.flow_names({one["flow_id"] for one in found})
+        # A deployment that was made or removed between two pages shifts them.
+        known = {one["id"]: one for one in found if one["flow_id"] in names}
+        return [_deployment(f"{names[one['flow_id']]}/{one['name']}", one) for one in known.values()]
+
+    def flow_names(self, flow_ids: Collection[str]) -> dict[str, str]:
+        """The names of the flows with these ids."""
+        asked = {"flows": {"id": {"any_": sorted(flow_ids)}}}
+        return {flow["id"]: flow["name"] for flow in self.every("flows/filter", asked)} if flow_ids else {}
 
     def set_pool_paused(self, name: str, *, paused: bool) -> None:
         """Hand out no runs of this pool any more, or hand them out again."""
@@ -415,6 +421,15 @@ class PrefectApi:
         """Stop or resume a deployment's schedules."""
         self._ask("POST", f"deployments/{deployment_id}/{'pause_deployment' if paused else 'resume_deployment'}")
 
+    def every(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
+        """All that a filter finds, page by page: the API gives at most 200 at once."""
+        offset = 0
+        while page := self._ask("POST", path, {**body, "limit": _PAGE, "offset": offset}):
+            yield from page
+            if len(page) < _PAGE:
+                return
+            offset += _PAGE
+
     def call(self, method: str, path: str, body: object = None) -> Any:
         """Any question of the API's own; None where there is no such thing (404) or nothing is said (204)."""
         return self._find(method, path, body)
@@ -472,13 +487,7 @@ class PrefectApi:
             pause(every)
 
     def _all_runs(self, body: dict[str, Any]) -> Iterator[FlowRun]:
-        """All pages of a question (the API gives at most 200 at once)."""
-        offset = 0
-        while page := self._runs(body | {"limit": _PAGE, "offset": offset}):
-            yield from page
-            if len(page) < _PAGE:
-                return
-            offset += _PAGE
+        return map(_flow_run, self.every("flow_runs/filter", body))
 
     def _runs(self, body: dict[str, Any]) -> list[FlowRun]:
         return [_flow_run(found) for found in self._ask("POST", "flow_runs/filter", body)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from aae.errors import Reauthorize
 from aae.operate.prefect_api import PrefectApi
 
 URL = "http://127.0.0.1:1/api"
+MOMENT = "2026-11-26T00:00:00+00:00"
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1))
@@ -52,3 +54,23 @@ def test_a_refusal_says_what_to_set_and_not_what_was_set(
 def test_a_server_that_is_not_well_is_no_reason_to_stay_out(answer: httpx.Response) -> None:
     with PrefectApi(URL, transport=httpx.MockTransport(lambda _: answer)) as api:
         api.require_entry()
+
+
+@pytest.mark.parametrize("number", [0, 1, 200, 201, 400, 1003])
+def test_a_pool_with_many_deployments_is_told_whole(number: int) -> None:
+    there = {
+        "/api/deployments/filter": [
+            {"id": f"d{n}", "name": "daily", "flow_id": f"f{n}", "paused": False, "schedules": [], "created": MOMENT}
+            for n in range(number)
+        ],
+        "/api/flows/filter": [{"id": f"f{n}", "name": f"flow-{n}"} for n in range(number)],
+    }
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked = json.loads(request.content)
+        start = asked.get("offset", 0)
+        # What Prefect gives at once, whatever is asked for.
+        return httpx.Response(200, json=there[request.url.path][start : start + min(asked.get("limit", 200), 200)])
+
+    with PrefectApi(URL, transport=httpx.MockTransport(serve)) as api:
+        assert {one.name for one in api.deployments("aae")} == {f"flow-{n}/daily" for n in range(number)}
