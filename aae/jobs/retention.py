@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
@@ -29,12 +29,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _REPORT_FILE: Final = re.compile(r"(\d{4}-\d{2}-\d{2})-user-\d+\.(html|csv|pdf)")
+# What aae/notify/email.py writes where no mail server is set, and its drafts, of which a killed process leaves one.
+_MAIL_FILE: Final = re.compile(r"[0-9a-f]{32}\.eml|\.[0-9a-f]{32}\.\d+\.tmp")
 _LONGEST_REST_SECONDS: Final = 0.5
 
 
 @dataclass(slots=True)
 class RetentionOutcome:
-    """What went, or would go. ``removed``: rows by table, and ``report files``; ``failed`` accounts stay as they were.
+    """What went, or would go. ``removed``: rows by table, and files by kind; ``failed`` accounts stay as they were.
 
     ``finished`` is False when the time limit came first: the rest is left for the next time. ``longest_seconds`` is the
     longest transaction.
@@ -69,7 +71,7 @@ def preview(engine: Engine, settings: Settings, *, now: datetime) -> RetentionOu
         outcome.hourly_rows += found.hourly_rows
     for rule in _rules(settings, now):
         outcome.removed[rule.name] = sum(len(ids) for ids in _chosen(engine, rule))
-    outcome.removed["report files"] = len(_old_files(settings, now))
+    outcome.removed |= {kind: len(files) for kind, files in _old_files(settings, now).items()}
     return outcome
 
 
@@ -102,9 +104,10 @@ class _Keeping:
             self._fold_account(account, before)
         for rule in _rules(self._settings, self._now):
             self._remove(rule)
-        for path in _old_files(self._settings, self._now):
-            path.unlink(missing_ok=True)
-            self._count("report files", 1)
+        for kind, files in _old_files(self._settings, self._now).items():
+            for path in files:
+                path.unlink(missing_ok=True)
+                self._count(kind, 1)
         self._outcome.finished = not self._deadline.passed
         return self._outcome
 
@@ -182,10 +185,24 @@ def _chosen(engine: Engine, rule: pruning.Rule) -> Iterator[tuple[int, ...]]:
         after = chosen.after
 
 
-def _old_files(settings: Settings, now: datetime) -> list[Path]:
-    """Report files of days that are no longer kept; nothing else in the folder is touched."""
+def _old_files(settings: Settings, now: datetime) -> dict[str, list[Path]]:
+    """By kind, the files of reports and of mails (which hold reports) that are no longer kept; no others are touched."""
     first_kept = (now - timedelta(days=settings.retention.reports_days + 1)).date()
-    if not settings.reports_dir.is_dir():
-        return []
-    named = ((path, _REPORT_FILE.fullmatch(path.name)) for path in sorted(settings.reports_dir.iterdir()))
-    return [path for path, name in named if name and name[1] < first_kept.isoformat()]
+    reports = ((path, _REPORT_FILE.fullmatch(path.name)) for path in _files_in(settings.reports_dir))
+    mails = (path for path in _files_in(settings.outbox_dir) if _MAIL_FILE.fullmatch(path.name))
+    return {
+        "report files": [path for path, name in reports if name and name[1] < first_kept.isoformat()],
+        # A mail's name tells no day.
+        "mail files": [path for path in mails if _written_on(path) < first_kept],
+    }
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _written_on(path: Path) -> date:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
+    except FileNotFoundError:  # another round was quicker, or the draft has become the mail
+        return date.max

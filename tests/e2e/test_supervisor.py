@@ -147,7 +147,7 @@ def lay_out(folder: Path, redis: str) -> None:
         "/opt/aae": f"{folder}/opt",
         "/etc/aae": f"{folder}/etc",
         "/var/lib/aae": f"{folder}/state",
-        "/var/log/supervisor": f"{folder}/log",
+        "/var/log/aae": f"{folder}/log",
         "user=aae\n": "",
     }
     for old, new in moved.items():

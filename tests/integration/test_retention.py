@@ -6,6 +6,7 @@ The truth is a model of a few lines: what the facts of a day add up to by campai
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import threading
 import time
@@ -28,6 +29,7 @@ from sqlalchemy import Connection, Engine, Table, event, func, insert, select, u
 from aae.deadline import Deadline
 from aae.jobs import retention
 from aae.model import METRIC_COLUMNS, Account, Granularity, Level, Platform, Slice
+from aae.notify.email import FileSender, Mail, compose
 from aae.settings import RetentionSettings, Settings
 from aae.storage import accounts, attempts, fetches, history, incidents, metrics, notifications, pruning, reports
 from aae.storage.engine import connect as connect_to
@@ -359,10 +361,16 @@ def test_a_preview_says_exactly_what_then_goes_and_changes_nothing(
     settings.reports_dir.mkdir(parents=True)
     for name in ("2026-08-01-user-1.html", "2026-11-20-user-1.html", "2026-08-01-notes.txt"):
         (settings.reports_dir / name).write_text("x")
+    mails = {f"{'a' * 32}.eml": LONG_AGO, f".{'b' * 32}.77.tmp": LONG_AGO, f"{'c' * 32}.eml": NOW, "notes.eml": LONG_AGO}
+    settings.outbox_dir.mkdir()
+    for name, at in mails.items():
+        (settings.outbox_dir / name).write_text("x")
+        os.utime(settings.outbox_dir / name, (at.timestamp(), at.timestamp()))
     before = known(engine, account)
     told = retention.preview(engine, settings, now=NOW)
     assert known(engine, account) == before
-    assert told.removed["report files"] == 1
+    assert (told.removed["report files"], told.removed["mail files"]) == (1, 2)
+    assert {path.name for path in settings.outbox_dir.iterdir()} == set(mails)
     steps: list[int] = []
     done = retention.keep_small(engine, settings, now=NOW, show=lambda so_far: steps.append(so_far.hourly_rows))
     assert replace(done, longest_seconds=0) == told
@@ -372,6 +380,23 @@ def test_a_preview_says_exactly_what_then_goes_and_changes_nothing(
         "2026-08-01-notes.txt",
         "2026-11-20-user-1.html",
     ]
+    assert {path.name for path in settings.outbox_dir.iterdir()} == {f"{'c' * 32}.eml", "notes.eml"}
+
+
+def test_the_mails_that_are_kept_as_files_go_with_the_reports_in_them(
+    engine: Engine, account: Account, tmp_path: Path
+) -> None:
+    settings = settings_for(tmp_path, reports_days=30)
+    message = compose(
+        Mail("a@example.com", "A", False, "Title", "Text", {}, "key", NOW), sender="AAE <a@b.example>", public_url="http://x"
+    )
+    FileSender(settings.outbox_dir).send(message)
+    (file,) = settings.outbox_dir.iterdir()
+    for age, left in ((30, [file]), (32, [])):
+        at = (NOW - timedelta(days=age)).timestamp()
+        os.utime(file, (at, at))
+        retention.keep_small(engine, settings, now=NOW)
+        assert list(settings.outbox_dir.iterdir()) == left
 
 
 def test_at_the_time_limit_it_stops_and_the_next_one_goes_on(engine: Engine, account: Account, tmp_path: Path) -> None:
