@@ -17,7 +17,6 @@ from sqlalchemy import Engine
 
 from aae import settings
 from aae.storage import engine as database
-from aae.storage.schema import metadata
 from aae.vault import Vault
 from tests import servers
 
@@ -115,12 +114,4 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     else:
         engine = request.getfixturevalue("_mysql_migrated")
         yield engine
-        _empty(engine)
-
-
-def _empty(engine: Engine) -> None:
-    with engine.begin() as connection:
-        connection.exec_driver_sql("SET SESSION foreign_key_checks = 0")
-        for table in metadata.sorted_tables:
-            connection.execute(table.delete())
-        connection.exec_driver_sql("SET SESSION foreign_key_checks = 1")
+        servers.empty(engine)

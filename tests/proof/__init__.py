@@ -1,0 +1,1 @@
+"""Proof that the tables say what the platforms said: random stories, and every fault of the sandbox's catalogue in turn."""
