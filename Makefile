@@ -53,6 +53,14 @@ $(VENV)/.peer-%: benchmarks/peers/%.lock $(VENV)/.runtime
 .PHONY: peers
 peers: $(PEERS:%=$(VENV)/.peer-%) ## What people would use instead, for benchmarks/fetch.py
 
+# A cluster's own packages, beside the product's in its environment: they are locked to leave everything there as it is.
+$(VENV)/.dask: requirements-dask.lock $(VENV)/.runtime
+	@echo "Setting up Dask (once) ..."
+	@$(call install,$<,$(BIN)/python) && touch $@ || echo "It cannot be had; its tests will skip."
+
+.PHONY: dask
+dask: $(VENV)/.dask ## What a fetch over a Dask cluster needs
+
 .PHONY: demo
 demo: $(VENV)/.runtime ## Run the whole product once, on this machine, with nothing to install
 	@$(BIN)/aae demo
@@ -63,7 +71,7 @@ up: $(VENV)/.runtime ## The same, but stay up with schedules active and the Pref
 
 # Side by side they take half as long: the one half waits for servers and processes, the other one computes.
 .PHONY: test
-test: $(VENV)/.dev $(VENV)/.clients ## Run every test
+test: $(VENV)/.dev $(VENV)/.clients $(VENV)/.dask ## Run every test
 	@echo "The end-to-end tests run beside the others; what they say follows at the end."
 	@$(BIN)/python -m pytest tests/e2e >.e2e.log 2>&1 & e2e=$$!; \
 		$(BIN)/python -m pytest tests/unit tests/integration; rest=$$?; \
@@ -102,6 +110,7 @@ lock: $(VENV)/.runtime ## Resolve the dependencies anew
 	$(BIN)/uv pip compile -q --group clients $(LOCK) -c requirements-dev.lock -o requirements-clients.lock
 	for peer in $(PEERS); do \
 		$(BIN)/uv pip compile -q --group peer-$$peer $(LOCK) -o benchmarks/peers/$$peer.lock || exit; done
+	$(BIN)/uv pip compile -q --group dask $(LOCK) -c requirements-dev.lock -o requirements-dask.lock
 	echo uv | $(BIN)/uv pip compile -q - $(LOCK) -o requirements-uv.lock
 compile = $(BIN)/uv pip compile -q pyproject.toml $(LOCK)
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \

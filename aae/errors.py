@@ -16,6 +16,7 @@ Messages are one sentence and never contain a secret.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 
 class AaeError(Exception):
@@ -27,6 +28,10 @@ class AaeError(Exception):
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors come back from other processes whole, whatever their class asks for."""
+        return _made_again, (type(self), self.args, vars(self))
 
 
 class UserError(AaeError):
@@ -68,3 +73,9 @@ class Superseded(AaeError):
 
 class Bug(AaeError):
     """Our request or our understanding of the answer is wrong."""
+
+
+def _made_again(kind: type[AaeError], args: tuple[Any, ...], state: dict[str, Any]) -> AaeError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error

@@ -109,6 +109,11 @@ def bind(**fields: Any) -> None:
     _process.update(fields)
 
 
+def fields() -> dict[str, Any]:
+    """What every line has at this point."""
+    return {**_process, **_context.get()}
+
+
 @contextmanager
 def about(**fields: Any) -> Iterator[None]:
     """Within this block, also in what it awaits and in threads it calls, every line has these fields."""

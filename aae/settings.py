@@ -244,6 +244,18 @@ class FetchSettings(Part):
     accounts_at_once: int = Field(8, ge=1, le=256, description="Accounts fetched at the same time by one run")
     request_timeout_seconds: float = Field(60, gt=0, description="Limit of one HTTP request")
     answer_ttl_seconds: int = Field(300, ge=0, description="How long an API answer may be reused; 0 turns it off")
+    runner: Annotated[Literal["local", "dask"], BeforeValidator(_lower)] = Field(
+        "local", description="Where accounts are fetched: in the run's own process, or on a Dask cluster"
+    )
+    cluster: str = Field(
+        "", description="That cluster's address, like tls://scheduler:8786; empty: two processes on this machine"
+    )
+
+    @model_validator(mode="after")
+    def _cluster_of_some_kind(self) -> FetchSettings:
+        if self.cluster and self.runner == "local":
+            raise ValueError("a cluster needs a runner: set AAE_FETCH__RUNNER=dask")
+        return self
 
 
 class RetentionSettings(Part):

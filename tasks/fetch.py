@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import date
 from typing import Any
@@ -20,6 +21,7 @@ from aae.jobs import planning
 from aae.jobs.fetch import DRIFT_ALARM, AccountOutcome, plan
 from aae.jobs.fetch import fetch_account as fetch
 from aae.model import Account, Slice
+from tasks.cluster import carried_out, cluster
 from tasks.limits import Incomplete, deadline, place, reason, settled, step
 from tasks.resources import clock, platforms, run_id, stores
 from tasks.showing import show_table, shown
@@ -43,31 +45,33 @@ async def fetch_account(account: Account, since: date | None, until: date | None
         Incomplete: not everything was stored; it carries the outcome, and is retried if trying again may help.
     """
     log = get_run_logger()
-    async with platforms() as context:
-        pieces = _override(account, since, until, context.connectors)
-        if dry_run:
-            pieces = pieces or plan(
-                context, account, context.connectors[account.platform], now=clock(), run_id=run_id()
-            )
-            for piece in pieces:
-                log.info("would fetch %s %s", account, piece)
-            return AccountOutcome(
-                account.id, str(account), account.name, account.platform, "planned", slices=len(pieces)
-            )
-        outcome = await fetch(
-            context,
-            account,
-            clock=clock,
-            run_id=run_id(),
-            pieces=pieces,
-            deadline=deadline(),
-        )
+    if dry_run:
+        return await _planned(account, since, until)
+    outcome = await carried_out(fetch_owed, account, since, until)
     log.info("%s %s: %s rows, %s calls, %.1f s", account, outcome.outcome, outcome.rows, outcome.calls, outcome.seconds)
     if outcome.drift is not None and outcome.drift > DRIFT_ALARM:
         log.warning("%s: sums are %.2f %% from the platform's own totals", account, outcome.drift * 100)
     if outcome.outcome != "stored":
         raise Incomplete(outcome.detail or outcome.outcome, outcome=outcome, retry=outcome.retry)
     return outcome
+
+
+async def fetch_owed(account: Account, since: date | None, until: date | None) -> AccountOutcome:
+    """The work itself, in whichever process: what the account owes, or the days of a backfill."""
+    async with platforms() as context:
+        pieces = _override(account, since, until, context.connectors)
+        return await fetch(context, account, clock=clock, run_id=run_id(), pieces=pieces, deadline=deadline())
+
+
+async def _planned(account: Account, since: date | None, until: date | None) -> AccountOutcome:
+    """What would be fetched, said in the run's log."""
+    log = get_run_logger()
+    async with platforms() as context:
+        pieces = _override(account, since, until, context.connectors)
+        pieces = pieces or plan(context, account, context.connectors[account.platform], now=clock(), run_id=run_id())
+    for piece in pieces:
+        log.info("would fetch %s %s", account, piece)
+    return AccountOutcome(account.id, str(account), account.name, account.platform, "planned", slices=len(pieces))
 
 
 def check_range(since: date | None, until: date | None) -> None:
@@ -106,7 +110,8 @@ async def fetch_accounts(
             update = aupdate_progress_artifact(progress, share, _progress(outcomes, chosen))
             await shown(update, patience=PROGRESS_PATIENCE_SECONDS)
 
-    await asyncio.gather(*(one(account) for account in chosen))
+    async with nullcontext() if dry_run else cluster(stores().settings.fetch):
+        await asyncio.gather(*(one(account) for account in chosen))
     return sorted(outcomes, key=lambda outcome: outcome.account_id)
 
 

@@ -14,8 +14,8 @@ The numbers are the customer's from Celery (``max_retries=3``, 300 s apart, limi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -53,6 +53,23 @@ def _last_resort() -> float:
     return LIMITS.hard_seconds + LIMITS.grace_seconds
 
 
+@contextmanager
+def _soft_limit() -> Iterator[None]:
+    mark = _deadline.set(Deadline(LIMITS.soft_seconds))
+    try:
+        yield
+    finally:
+        _deadline.reset(mark)
+
+
+@asynccontextmanager
+async def limited(doing: str) -> AsyncIterator[None]:
+    """Within this block: all three limits, for an attempt at a step that is made in another process than the step."""
+    with _soft_limit(), watchdog.guard(_last_resort(), doing):
+        async with asyncio.timeout(LIMITS.hard_seconds):
+            yield
+
+
 def step(
     *, name: str, run_name: str | None = None, description: str, tags: set[str] | None = None
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Task[P, Coroutine[Any, Any, R]]]:
@@ -64,17 +81,16 @@ def step(
     def decorate(function: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, Coroutine[Any, Any, R]]:
         @wraps(function)
         async def attempt(*args: P.args, **kwargs: P.kwargs) -> R:
-            mark = _deadline.set(Deadline(LIMITS.soft_seconds))
             turn = _turn.get()
-            if turn is not None:
-                await turn.take()
-            try:
-                with watchdog.guard(_last_resort(), task_run.get_name() or name), logs.about(**_subject(args)):
-                    return await function(*args, **kwargs)
-            finally:
-                _deadline.reset(mark)
+            with _soft_limit():
                 if turn is not None:
-                    turn.give()
+                    await turn.take()
+                try:
+                    with watchdog.guard(_last_resort(), task_run.get_name() or name), logs.about(**_subject(args)):
+                        return await function(*args, **kwargs)
+                finally:
+                    if turn is not None:
+                        turn.give()
 
         return task(
             name=name,

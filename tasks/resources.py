@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,17 @@ def clock() -> datetime:
 
 def run_id() -> str | None:
     """The flow run's id, written beside everything it stores; the same when the run is run again."""
-    return flow_run.get_id()
+    return _run.get() or flow_run.get_id()
+
+
+@contextmanager
+def for_run(run_id: str | None) -> Iterator[None]:
+    """Within this block :func:`run_id` is this one: on a cluster Prefect does not know whose work it is."""
+    mark = _run.set(run_id)
+    try:
+        yield
+    finally:
+        _run.reset(mark)
 
 
 def stores() -> Stores:
@@ -60,4 +71,5 @@ class _Shared:
         self.users = 0
 
 
+_run: ContextVar[str | None] = ContextVar("run", default=None)
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = WeakKeyDictionary()

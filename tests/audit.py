@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
-LOCKS: Final = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock")
+LOCKS: Final = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock", "requirements-dask.lock")
 CLIENTS_LOCK: Final = "requirements-clients.lock"
 PEERS_LOCKS: Final = tuple(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("benchmarks/peers/*.lock")))
 """What the benchmarks run beside the product, each in an environment of its own; no part of it."""

@@ -11,7 +11,9 @@ machines share; whether an attempt lives is judged by whether its beats go on, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -149,12 +151,16 @@ def tally(connection: Connection, since: datetime) -> dict[str, Tally]:
     return {job: Tally(int(begun), int(gone)) for job, begun, gone in connection.execute(query)}
 
 
-# The fence. A process makes one attempt at most, so its token belongs to the process.
+# The fence. A process makes one attempt at most, so its token belongs to the process. Only those of a cluster work for
+# the attempts of others, several at a time: there it belongs to the piece of work.
 
 
 class _Hold:
     token: int | None = None
     leave: Callable[[], None] | None = None
+
+
+_lent: ContextVar[int | None] = ContextVar("lent", default=None)
 
 
 def hold(token: int | None, *, leave: Callable[[], None] | None = None) -> None:
@@ -166,17 +172,36 @@ def hold(token: int | None, *, leave: Callable[[], None] | None = None) -> None:
     _Hold.token, _Hold.leave = token, leave
 
 
+def held() -> int | None:
+    """The token that is written under; None if under none."""
+    return _Hold.token if _lent.get() is None else _lent.get()
+
+
+@contextmanager
+def on_behalf_of(token: int | None) -> Iterator[None]:
+    """Within this block, also in threads it calls, write under the token of another process's attempt.
+
+    When that has been taken away, ``Superseded`` is raised: this process has other work.
+    """
+    mark = _lent.set(token)
+    try:
+        yield
+    finally:
+        _lent.reset(mark)
+
+
 def check_hold(connection: Connection) -> None:
     """Let the rest of this transaction happen only if our attempt is not over; nothing without an attempt.
 
     Raises:
         Superseded: it is over.
     """
-    if _Hold.token is None:
+    token = held()
+    if token is None:
         return
-    ours = select(attempts.c.holding).where(attempts.c.id == _Hold.token).with_for_update(read=True)
+    ours = select(attempts.c.holding).where(attempts.c.id == token).with_for_update(read=True)
     if connection.scalar(ours) is None:
-        if _Hold.leave is not None:
+        if token == _Hold.token and _Hold.leave is not None:
             _Hold.leave()
         raise Superseded("Another attempt has this job now.")
 

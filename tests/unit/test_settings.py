@@ -61,6 +61,8 @@ def complaint(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
         ("AAE_PUBLIC_URL", "https://app.example.com/#", "no ? and no #"),
         ("AAE_ALERTS__WEBHOOK_URL", "ftp://hooks.example.com/s3cret", "must begin with http://"),
         ("AAE_ALERTS__WEBHOOK_URL", "https:///s3cret", "must be an http://"),
+        ("AAE_FETCH__RUNNER", "celery", "'local' or 'dask'"),
+        ("AAE_FETCH", '{"cluster": "tcp://host:8786"}', "set AAE_FETCH__RUNNER=dask"),
         ("AAE_ALERTS__SILENT_SECONDS", "9", "greater than or equal to 10"),
     ],
 )
