@@ -88,6 +88,9 @@ def _database_url(value: str) -> str:
     if value and not value.startswith(("sqlite:///", "mysql+pymysql://")):
         raise ValueError("must begin with mysql+pymysql:// or sqlite:///")
     if value.startswith("mysql"):
+        if value.partition("?")[0].count("@") > 1:
+            # What follows the first would be taken for the host, and shown as such.
+            raise ValueError("special characters in its password must be %-encoded (@ is %40)")
         parts = _MYSQL_URL.fullmatch(value)
         port = parts and parts["port"]
         if parts is None or (port is not None and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536)):
@@ -144,6 +147,12 @@ def _smtp_url(value: SecretStr) -> SecretStr:
 def _secret_http_url(value: SecretStr) -> SecretStr:
     if value.get_secret_value():
         _http(value.get_secret_value())
+    return value
+
+
+def _login(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().isascii():
+        raise ValueError("must be ASCII, as Prefect's server compares nothing else")
     return value
 
 
@@ -434,7 +443,7 @@ class Settings(BaseSettings):
     prefect_ui_url: Annotated[str, AfterValidator(_optional_http_url)] = Field(
         "", validation_alias="PREFECT_UI_URL", description="Prefect's own: its pages, for links in alerts"
     )
-    prefect_api_auth_string: SecretStr = Field(
+    prefect_api_auth_string: Annotated[SecretStr, AfterValidator(_login)] = Field(
         SecretStr(""), validation_alias="PREFECT_API_AUTH_STRING", description="Prefect's own: user:password"
     )
     prefect_api_key: SecretStr = Field(

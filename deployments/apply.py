@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,6 +21,7 @@ from prefect.settings import Settings as PrefectSettings
 from prefect.workers.process import ProcessWorker
 
 from aae.errors import AaeError, UserError
+from aae.operate.channels import AUTOMATION_PREFIX, CHANNEL_PREFIX, send_test
 from aae.operate.exposure import on_the_api
 from aae.operate.prefect_api import PrefectApi, open_api
 from aae.operate.redis_server import dial
@@ -29,6 +31,8 @@ from deployments.declared import COMMAND, WORK_POOL, Block
 
 PROJECT: Final = Path(__file__).parents[1]
 SERVER_ENV: Final = PROJECT / "deployments" / "server.env"
+
+CHANNEL: Final = "alert channel"
 
 Action = Literal["create", "change", "remove", "keep"]
 _MARKS: Final[dict[Action, str]] = {"create": "+", "change": "~", "remove": "-", "keep": "="}
@@ -135,7 +139,7 @@ class Deploy:
     def _blocks(self) -> Iterator[Change]:
         yield self._block(declared.result_storage(self._results_url), "result storage")
         for one in self.channels:
-            yield self._block(one, "alert channel")
+            yield self._block(one, CHANNEL)
 
     def _block(self, wanted: Block, kind: str) -> Change:
         now = self._document(wanted.block_type, wanted.name)
@@ -154,8 +158,8 @@ class Deploy:
         wanted = {(one.block_type, one.name) for one in self.channels}
         for one in self._api.every("block_documents/filter", {}):
             key = (one["block_type"]["slug"], str(one["name"]))
-            if key[1].startswith(declared.CHANNEL_PREFIX) and key not in wanted:
-                yield self._remove("alert channel", key[1], f"block_documents/{one['id']}")
+            if key[1].startswith(CHANNEL_PREFIX) and key not in wanted:
+                yield self._remove(CHANNEL, key[1], f"block_documents/{one['id']}")
 
     def _deployments(self) -> Iterator[Change]:
         found = list(self._api.every("deployments/filter", {"deployments": {"tags": {"all_": [declared.TAG]}}}))
@@ -221,7 +225,7 @@ class Deploy:
     def _automations(self) -> Iterator[Change]:
         there: dict[str, list[Any]] = {}
         for one in self._api.every("automations/filter", {}):
-            if one["name"].startswith(declared.AUTOMATION_PREFIX):
+            if one["name"].startswith(AUTOMATION_PREFIX):
                 there.setdefault(one["name"], []).append(one)
         for kind in declared.ALERTS:
             wanted = self._automation(kind)
@@ -337,8 +341,12 @@ def _leaves(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
             yield f"{before}{key}", sorted(value) if isinstance(value, list) else value
 
 
-def deploy(api: PrefectApi, settings: Settings, *, dry_run: bool, unpause: bool) -> tuple[list[Change], list[str]]:
+def deploy(
+    api: PrefectApi, settings: Settings, *, dry_run: bool, unpause: bool, test_alerts: bool = False
+) -> tuple[list[Change], list[str]]:
     """Apply it, or only say what would be; the changes, and what else an operator should know.
+
+    A channel for alerts that is new or has changed is tried with a test alert; all of them are with ``test_alerts``.
 
     Raises:
         UserError: a setting or ``prefect.yaml`` is wrong; nothing was applied.
@@ -356,6 +364,11 @@ def deploy(api: PrefectApi, settings: Settings, *, dry_run: bool, unpause: bool)
     remarks = []
     if not work.channels:
         remarks.append("Alerts reach nobody: set AAE_ALERTS__WEBHOOK_URL, __APPRISE_URLS or __EMAIL_TO.")
+    new = [one.name for one in changes if one.kind == CHANNEL and one.action in {"create", "change"}]
+    tried = [one.name for one in work.channels] if test_alerts else new
+    if tried and not dry_run:
+        answers = send_test(api, tried, pool=WORK_POOL, now=api.clock() or datetime.now(UTC))
+        remarks += [f"{_arrival(name, trouble)}." for name, trouble in answers.items()]
     remarks += [f"{one.what}: {one.remedy}." for one in on_the_api(settings)]
     missing = server_settings_missing(api)
     if missing:
@@ -363,17 +376,30 @@ def deploy(api: PrefectApi, settings: Settings, *, dry_run: bool, unpause: bool)
     return changes, remarks
 
 
+def _arrival(channel: str, trouble: str | None) -> str:
+    if trouble is None:
+        return f"A test alert has arrived by {channel}"
+    return f"A test alert has NOT arrived by {channel}: {trouble}"
+
+
 def main() -> None:
     """Read the arguments, deploy, print; exit codes as those of ``aae``."""
     parser = argparse.ArgumentParser(prog="aae deploy", description=__doc__)
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
     parser.add_argument("--unpause", action="store_true", help="resume what was paused by hand")
+    parser.add_argument("--test-alerts", action="store_true", help="send a test alert by every channel")
     parser.add_argument("--json", action="store_true", help="for programs: JSON")
     arguments = parser.parse_args()
     try:
         settings = load()
         with open_api(settings) as api:
-            changes, remarks = deploy(api, settings, dry_run=arguments.dry_run, unpause=arguments.unpause)
+            changes, remarks = deploy(
+                api,
+                settings,
+                dry_run=arguments.dry_run,
+                unpause=arguments.unpause,
+                test_alerts=arguments.test_alerts,
+            )
     except AaeError as error:
         sys.stderr.write(f"aae deploy: {error}\n")
         sys.exit(2 if isinstance(error, UserError) else 1)

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from aae.addresses import is_internal, require_public
 from aae.errors import UserError
 from aae.operate.alerts import BEAT, Kind, event_name, runbook
+from aae.operate.channels import AUTOMATION_PREFIX, CHANNEL_PREFIX
 from aae.settings import Settings
 
 WORK_POOL: Final = "aae"
@@ -27,9 +28,7 @@ RESULT_TTL_SECONDS: Final = 7 * 24 * 3600
 """As long as Prefect keeps the events of a run."""
 
 TAG: Final = "aae"
-AUTOMATION_PREFIX: Final = "aae: "
 LIMIT_PREFIX: Final = "aae-"
-CHANNEL_PREFIX: Final = "aae-alerts-"
 
 _UNLESS: Final = "AAE_ALERTS__ALLOW_INTERNAL=true"
 

@@ -379,7 +379,7 @@ def _why_it_may_wait(api: PrefectApi) -> str:
     if pool is not None and pool.paused:
         return "The work pool is paused: it waits for aae resume."
     if not any(one.online for one in api.workers(POOL)):
-        return f"No worker is online, so it waits for one: prefect worker start --pool {POOL}"
+        return "No worker is online, so it waits for one: aae worker"
     return ""
 
 

@@ -186,7 +186,7 @@ def _chosen(engine: Engine, rule: pruning.Rule) -> Iterator[tuple[int, ...]]:
 
 
 def _old_files(settings: Settings, now: datetime) -> dict[str, list[Path]]:
-    """By kind, the files of reports and of mails (which hold reports) that are no longer kept; no others are touched."""
+    """By kind, files of reports, and of mails that hold them, that are no longer kept; no others are touched."""
     first_kept = (now - timedelta(days=settings.retention.reports_days + 1)).date()
     reports = ((path, _REPORT_FILE.fullmatch(path.name)) for path in _files_in(settings.reports_dir))
     mails = (path for path in _files_in(settings.outbox_dir) if _MAIL_FILE.fullmatch(path.name))

@@ -41,7 +41,7 @@ FIRST: Final[dict[Kind, str]] = {
     "late-run": "aae doctor",
     "failed-run": "prefect flow-run logs {run}",
     "stale-data": "aae doctor",
-    "no-worker": "aae doctor, then start a worker: prefect worker start --pool {pool}",
+    "no-worker": "aae doctor, then start a worker: aae worker",
     "silent-watch": "Start the watch: aae watch",
 }
 """The first thing to do about each kind of alert."""
@@ -89,7 +89,7 @@ def message(alert: Alert, *, pool: str, ui_url: str) -> dict[str, str]:
     """What the channels get: ``title`` and ``text`` for people, the rest for programs."""
     run = alert.run
     url = f"{ui_url}/runs/flow-run/{run.id}" if run else f"{ui_url}/work-pools/work-pool/{pool}"
-    first = FIRST[alert.kind].format(run=run.id if run else "", pool=pool)
+    first = FIRST[alert.kind].format(run=run.id if run else "")
     title, detail = clean(alert.title, limit=200), clean(alert.detail, limit=_TEXT)
     lines = [title, detail, f"Look: {url}", f"First: {first}", f"More: {runbook(alert.kind)}"]
     return {

@@ -37,9 +37,12 @@ _MYSQL_SESSION: Final = (
     "SET SESSION time_zone = '+00:00', sql_mode = "
     "'STRICT_ALL_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
 )
+_REFUSED: Final = 1045
+"""Wrong user, wrong password, or in clear a user who must come by TLS: the server does not say which."""
+
 _MYSQL_REMEDIES: Final = {
     1044: "The database user {user!r} may not use the database {database!r} on {where}: grant it access.",
-    1045: "The database on {where} refused the user {user!r} or its password: correct AAE_DATABASE_URL.",
+    _REFUSED: "The database on {where} refused the user {user!r} or its password: correct AAE_DATABASE_URL.",
     1049: "There is no database {database!r} on {where}: create it (CREATE DATABASE ... CHARACTER SET utf8mb4) "
     "or correct AAE_DATABASE_URL.",
     1698: "The database on {where} refused the user {user!r}: it may not log in with a password; use another user.",
@@ -270,6 +273,8 @@ def _remedy(engine: Engine, error: Exception) -> str:
     arguments = error.orig.args if isinstance(error, DBAPIError) and error.orig else ()
     number = arguments[0] if arguments and isinstance(arguments[0], int) else 0
     remedy = _MYSQL_REMEDIES.get(number, "The database on {where} cannot be used (error {number}): see its log.")
+    if number == _REFUSED and not any(option.startswith("ssl_") for option in url.query):
+        remedy += " If the user may come by TLS only (aae db grants without --host), add ?ssl_ca=/path/to/ca.pem to it."
     return remedy.format(where=where, user=url.username, database=url.database, number=number)
 
 

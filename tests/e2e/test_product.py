@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from tests.e2e.conftest import ROOT, Product, clean_environment
+from tests.listening import for_others
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -193,11 +194,14 @@ def test_a_backfill_shows_its_plan_first_and_then_does_it(product: Product) -> N
 
 
 @pytest.mark.mysql
-def test_the_demo_works_unchanged_on_mariadb_and_a_given_redis(mysql_url: str, redis_url: str, tmp_path: Path) -> None:
+def test_the_demo_works_unchanged_on_mariadb_and_a_given_redis_and_leaves_files_for_its_user_alone(
+    mysql_url: str, redis_url: str, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [str(Path(sys.executable).with_name("aae")), "demo"],
         cwd=ROOT,
         env=clean_environment(tmp_path / "state", AAE_DATABASE_URL=mysql_url, AAE_REDIS_URL=redis_url),
+        umask=0,
         capture_output=True,
         text=True,
         timeout=500,
@@ -205,3 +209,5 @@ def test_the_demo_works_unchanged_on_mariadb_and_a_given_redis(mysql_url: str, r
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not list((tmp_path / "state").rglob("aae.db"))
+    assert list((tmp_path / "state").rglob("*.html")), "its reports lie there"
+    assert for_others(tmp_path / "state") == {}

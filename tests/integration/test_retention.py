@@ -361,7 +361,12 @@ def test_a_preview_says_exactly_what_then_goes_and_changes_nothing(
     settings.reports_dir.mkdir(parents=True)
     for name in ("2026-08-01-user-1.html", "2026-11-20-user-1.html", "2026-08-01-notes.txt"):
         (settings.reports_dir / name).write_text("x")
-    mails = {f"{'a' * 32}.eml": LONG_AGO, f".{'b' * 32}.77.tmp": LONG_AGO, f"{'c' * 32}.eml": NOW, "notes.eml": LONG_AGO}
+    mails = {
+        f"{'a' * 32}.eml": LONG_AGO,
+        f".{'b' * 32}.77.tmp": LONG_AGO,
+        f"{'c' * 32}.eml": NOW,
+        "notes.eml": LONG_AGO,
+    }
     settings.outbox_dir.mkdir()
     for name, at in mails.items():
         (settings.outbox_dir / name).write_text("x")
@@ -388,7 +393,9 @@ def test_the_mails_that_are_kept_as_files_go_with_the_reports_in_them(
 ) -> None:
     settings = settings_for(tmp_path, reports_days=30)
     message = compose(
-        Mail("a@example.com", "A", False, "Title", "Text", {}, "key", NOW), sender="AAE <a@b.example>", public_url="http://x"
+        Mail("a@example.com", "A", False, "Title", "Text", {}, "key", NOW),
+        sender="AAE <a@b.example>",
+        public_url="http://x",
     )
     FileSender(settings.outbox_dir).send(message)
     (file,) = settings.outbox_dir.iterdir()

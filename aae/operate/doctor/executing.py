@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from aae.errors import AaeError, Bug, Reauthorize, UserError
+from aae.operate.channels import last_deliveries
 from aae.operate.doctor.findings import DEPLOY, GRACE, PLANNING, Check, Subject, ago, attempt, failed, moment
 from aae.operate.prefect_api import Deployment, FlowRun, PrefectApi, WorkQueue
 from aae.operate.recovery import JOB as WATCH
@@ -25,6 +26,11 @@ COMMAND: Final = "python -m tasks.launch"
 """How a worker must start every run (``deployments/declared.py`` has it): one run of a job at a time, and none lost."""
 
 POOL_TYPE: Final = "process"
+
+START: Final = "aae worker"
+
+ALERTS_KEPT: Final = timedelta(days=7)
+"""Prefect's events, which say what became of alerts, are kept so long (``deployments/server.env``)."""
 
 HEARTBEAT: Final = timedelta(minutes=2)
 """A worker says every 30 s that it lives, and asks its queues for runs every few seconds."""
@@ -60,6 +66,8 @@ def examine(subject: Subject) -> Iterator[Check]:
             yield from _pending(api, subject.pool, recovery, subject.now)
         except AaeError as error:
             yield failed("Prefect API", error, "aae doctor, once the Prefect server is well")
+    if api is not None:
+        yield from _alerts(api, subject.now)
     if engine is not None:
         yield attempt("watch", lambda: _watch(engine, recovery), "aae watch")
         try:
@@ -99,7 +107,6 @@ def _checks(name: str, faults: Sequence[tuple[str, str]], well: str) -> Iterator
 
 def _workers(api: PrefectApi, subject: Subject) -> Iterator[Check]:
     pool, now = subject.pool, subject.now
-    start = f"prefect worker start --pool {pool} --type {POOL_TYPE}"
     seen = api.workers(pool)
     alive = [one for one in seen if one.online and one.heartbeat and now - one.heartbeat < HEARTBEAT]
     if not alive:
@@ -111,16 +118,16 @@ def _workers(api: PrefectApi, subject: Subject) -> Iterator[Check]:
         elsewhere = _elsewhere(api, pool, now)
         if elsewhere:
             told += f"; {elsewhere} serves another one"
-        yield Check("worker", False, f"No worker serves the pool {pool!r}; {told}.", start)
+        yield Check("worker", False, f"No worker serves the pool {pool!r}; {told}.", START)
         return
     yield Check("worker", True, ", ".join(f"{one.name} (seen {ago(now, one.heartbeat)})" for one in alive))
     used = {one.queue or "default" for one in subject.deployments.values() if one and one.work_pool == pool}
     for queue in api.queues(pool):
         if queue.name in used:
-            yield from _queue(queue, pool, now, start)
+            yield from _queue(queue, pool, now)
 
 
-def _queue(queue: WorkQueue, pool: str, now: datetime, start: str) -> Iterator[Check]:
+def _queue(queue: WorkQueue, pool: str, now: datetime) -> Iterator[Check]:
     faults = []
     if queue.paused:
         told = f"The work queue {queue.name!r} is paused, so none of its runs is started."
@@ -131,7 +138,7 @@ def _queue(queue: WorkQueue, pool: str, now: datetime, start: str) -> Iterator[C
     if queue.polled is None or now - queue.polled > HEARTBEAT:
         last = f"last {ago(now, queue.polled)}" if queue.polled else "nobody ever did"
         told = f"No worker asks for runs of the work queue {queue.name!r} ({last}): those there are serve others."
-        faults.append((told, f"{start} --work-queue {queue.name}"))
+        faults.append((told, f"{START} --work-queue {queue.name}"))
     yield from _checks(f"queue {queue.name}", faults, f"asked for {ago(now, queue.polled)}")
 
 
@@ -208,7 +215,7 @@ def _next_run(api: PrefectApi, job: Job, deployment: Deployment, now: datetime) 
         told = f"A run waits {since}: no worker takes it."
         if len(late) > 1:
             told = f"{len(late)} runs have piled up {since}: no worker takes them."
-        return Check(name, False, told, f"prefect worker start --pool {deployment.work_pool}, or read its log")
+        return Check(name, False, told, f"{START}, or read its log")
     if not planned:
         if now - deployment.created < PLANNING:
             return Check(name, True, "not planned yet, deployed just now")
@@ -253,6 +260,22 @@ def _watch(engine: Engine, recovery: RecoverySettings) -> str:
     if leader is None or (now - leader.beat_at).total_seconds() > recovery.lost_seconds:
         raise UserError("Nobody watches over the runs: a lost one would not be run again.")
     return f"process {leader.pid}, since {moment(leader.started_at)}"
+
+
+def _alerts(api: PrefectApi, now: datetime) -> Iterator[Check]:
+    """Whether the last alert arrived by each channel: Prefect itself takes any answer for a good one."""
+    remedy = "aae deploy --test-alerts, once the channel is well or AAE_ALERTS__... is corrected"
+    try:
+        last = last_deliveries(api, since=now - ALERTS_KEPT)
+    except AaeError as error:
+        yield failed("alerts", error, remedy)
+        return
+    lost = [one for one in last if one.trouble]
+    for one in lost:
+        told = f"The last alert by {one.channel}, {moment(one.at)}, did not arrive: {one.trouble}."
+        yield Check("alerts", False, told, remedy)
+    if last and not lost:
+        yield Check("alerts", True, f"the last one arrived by {', '.join(one.channel for one in last)}")
 
 
 def _at_work(engine: Engine, recovery: RecoverySettings, names: Collection[str]) -> Iterator[Check]:

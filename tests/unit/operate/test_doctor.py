@@ -78,6 +78,22 @@ class Run(NamedTuple):
         }
 
 
+def alert_answered(status: int) -> dict[str, Any]:
+    """What Prefect records when it has called a webhook, whatever that answered."""
+    block = {
+        "prefect.resource.id": "b",
+        "prefect.resource.role": "block",
+        "prefect.resource.name": "aae-alerts-webhook",
+    }
+    alert = {"prefect.resource.id": "prefect.event.1", "prefect.resource.role": "triggering-event"}
+    return {
+        "event": "prefect.automation.action.executed",
+        "occurred": (NOW - 10 * MINUTE).isoformat(),
+        "related": [alert, block],
+        "payload": {"status_code": status},
+    }
+
+
 @dataclass
 class Server:
     """A Prefect server as its API shows it; healthy unless a test says otherwise."""
@@ -96,6 +112,7 @@ class Server:
     planned: Sequence[Run] = (Run("SCHEDULED", NOW + 30 * MINUTE),)
     pending: Sequence[Run] = ()
     block: str | None = "redis://127.0.0.1:1/1"
+    alerts_answered: Sequence[int] = ()  # the newest first
     clock: datetime | None = None
     answer_with: httpx.Response | None = None
     reachable: bool = True
@@ -137,6 +154,10 @@ class Server:
                 return None if self.block is None else {"data": {"connection_url": self.block}}
             case ["flow_runs", "filter"]:
                 return self.flow_runs(body)
+            case ["events", "filter"]:
+                return {"events": [alert_answered(status) for status in self.alerts_answered]}
+            case ["block_documents", "filter"]:
+                return [{"name": "aae-alerts-webhook"}]
         raise AssertionError(path)
 
     def flow_runs(self, body: Any) -> list[dict[str, Any]]:
@@ -229,10 +250,16 @@ CAUSES: list[tuple[Server, str, str, str]] = [
     (Server(pool={**POOL, "type": "docker"}), "work pool", "type 'docker'", "work-pool delete aae && aae deploy"),
     (Server(pool={**POOL, "base_job_template": {}}), "work pool", "Prefect's own command", "aae deploy"),
     (Server(pool={**POOL, "concurrency_limit": 0}), "work pool", "limit of 0", "clear-concurrency-limit aae"),
-    (Server(worker_in="nowhere"), "worker", "none has ever been seen", "prefect worker start --pool aae"),
-    (Server(worker_in="other", other_pools=("other",)), "worker", r"w1 \(pool 'other'\)", "worker start"),
-    (Server(worker_status="OFFLINE", worker_seen=83 * MINUTE), "worker", "last one was seen 83 min", "start"),
-    (Server(worker_seen=5 * MINUTE), "worker", "still believes that w1 is online", "worker start"),
+    (Server(worker_in="nowhere"), "worker", "none has ever been seen", "aae worker"),
+    (Server(worker_in="other", other_pools=("other",)), "worker", r"w1 \(pool 'other'\)", "aae worker"),
+    (Server(worker_status="OFFLINE", worker_seen=83 * MINUTE), "worker", "last one was seen 83 min", "aae worker"),
+    (Server(worker_seen=5 * MINUTE), "worker", "still believes that w1 is online", "aae worker"),
+    (
+        Server(alerts_answered=(503, 200)),
+        "alerts",
+        "aae-alerts-webhook, .*, did not arrive: it answered 503",
+        "--test-alerts",
+    ),
     (Server(queue={"is_paused": True}), "queue default", "paused", "work-queue resume default --pool aae"),
     (Server(queue={"concurrency_limit": 0}), "queue default", "limit of 0", "clear-concurrency-limit default"),
     (Server(queue={"last_polled": None}), "queue default", "nobody ever did", "--work-queue default"),
