@@ -40,6 +40,7 @@ def routes(bench: Bench) -> list[Route]:
     return [
         Route("/health", _json(desk.health)),
         Route("/settings", _json(desk.settings)),
+        Route("/settings.env", desk.settings_file),
         Route("/accounts", _json(desk.accounts)),
         Route("/reauthorize", _json(desk.reauthorize), methods=["POST"]),
         Route("/clock", _json(desk.clock), methods=["GET", "POST"]),
@@ -86,6 +87,11 @@ class _Desk:
             "AAE_GOOGLE__CLIENT_SECRET": app.google_client_secret,
             "AAE_GOOGLE__DEVELOPER_TOKEN": app.google_developer_token,
         }
+
+    async def settings_file(self, request: Request) -> Response:
+        """The same as lines for ``.env``."""
+        lines = (f"{name}={value}\n" for name, value in (await self.settings(request)).items())
+        return Response("".join(lines), media_type="text/plain")
 
     async def accounts(self, _: Request) -> list[dict[str, Any]]:
         """Every connected account, ready to be imported."""

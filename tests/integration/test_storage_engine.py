@@ -180,6 +180,7 @@ def test_what_is_wrong_with_mysql_is_said_in_one_sentence(mysql_url: str) -> Non
     wrong = {
         "No database answers at 127.0.0.1:1": url.set(port=1, password="secret"),
         "refused the user 'nobody' or its password": url.set(username="nobody", password="secret"),
+        r"nobody.*If the user may come by TLS only .*add \?ssl_ca=": url.set(username="nobody", password="secret"),
         "There is no database 'missing'": url.set(database="missing"),
     }
     database.check(database.connect(mysql_url))

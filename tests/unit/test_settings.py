@@ -43,6 +43,8 @@ def complaint(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
         ("AAE_DATABASE_URL", "mysql+pymysql://me:s3cret@host", "must name a database"),
         ("AAE_DATABASE_URL", "mysql+pymysql://me:s3cret@host/?charset=utf8mb4", "must name a database"),
         ("AAE_DATABASE_URL", "mysql+pymysql://me:s3cret@host:99999/aae", "port"),
+        ("AAE_DATABASE_URL", "mysql+pymysql://me:a@s3cret@host:3306/aae", "%-encoded (@ is %40)"),
+        ("PREFECT_API_AUTH_STRING", "me:s3cret-\u00e4", "must be ASCII"),
         ("AAE_DATABASE_URL", "mysql+pymysql://me:s3cret@host:/aae", "port"),
         ("AAE_DATABASE_URL", "mysql+pymysql://me:s3cret@host:x/aae", "port"),
         ("AAE_EMAIL__SMTP_URL", "https://me:s3cret@host", "must begin with smtp://"),

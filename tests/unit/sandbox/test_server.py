@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from typing import Any
 
 import httpx
 import pytest
+from dotenv import dotenv_values
 
 from aae.model import Platform
 from aae.sandbox import APP, Clock, Fault, Faults, World, create_app, running
@@ -78,6 +80,8 @@ def test_settings_point_the_project_here(client: httpx.Client, url: str) -> None
     assert settings["AAE_META__BASE_URL"] == url
     assert settings["AAE_GOOGLE__TOKEN_URL"] == f"{url}/token"
     assert settings["AAE_GOOGLE__CLIENT_ID"] == APP.google_client_id
+    lines = client.get("/_sandbox/settings.env").text
+    assert dotenv_values(stream=StringIO(lines)) == settings, "the same as lines for .env"
 
 
 def test_the_clock_can_be_read_set_and_advanced(client: httpx.Client) -> None:
