@@ -26,7 +26,7 @@ _DONE: Final = "prefect.automation.action.executed"
 _FAILED: Final = "prefect.automation.action.failed"
 _MOST: Final = 50
 """So many events the API gives at once."""
-_TEST_SECONDS: Final = 30.0
+_TEST_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
