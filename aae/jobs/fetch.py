@@ -22,7 +22,7 @@ from aae.errors import AaeError, Bug, Reauthorize, Retry, Skip, Superseded, Thro
 from aae.frames import AccountFrames
 from aae.jobs import tokens
 from aae.jobs.context import Context, Stores
-from aae.jobs.planning import plan_account
+from aae.jobs.planning import due_for_a_look, plan_account, settled
 from aae.model import METRIC_COLUMNS, Account, Granularity, Slice, Token, Totals
 from aae.platforms.base import Connector
 from aae.platforms.google.wire import EXPIRED
@@ -111,8 +111,7 @@ async def fetch_account(
 
 def plan(stores: Stores, account: Account, connector: Connector, *, now: datetime, run_id: str | None) -> list[Slice]:
     """What the account owes at ``now``, by what is recorded in ``fetches``."""
-    horizon = now - timedelta(days=stores.settings.fetch.first_days + 2)
-    stored = look(stores.engine, _stored_windows, account, since=horizon.date())
+    stored = _stored(stores, account, now)
     return plan_account(account, connector.rules, stored, stores.settings.fetch, now=now, run_id=run_id)
 
 
@@ -177,9 +176,90 @@ class _AccountFetch:
             await asyncio.to_thread(self._give_up, _meaning(error))
 
     async def _fetch(self, pieces: Sequence[Slice] | None, deadline: Deadline, begun: datetime) -> None:
+        if pieces is None:
+            await self._look_at_the_account(begun)
         todo = await asyncio.to_thread(self._todo, pieces, begun)
         self._outcome = replace(self._outcome, slices=len(todo))
         await self._fetch_all(todo, deadline, begun)
+
+    async def _look_at_the_account(self, begun: datetime) -> None:
+        """Once a day: accounts are renamed, moved to another manager, and sometimes told to count in another zone."""
+        if not due_for_a_look(await asyncio.to_thread(_stored, self._context, self._account, begun), begun):
+            return
+        try:
+            await self._describe(begun)
+        except (Retry, Skip, Bug) as error:
+            today = self._account.local_day(begun)
+            piece = Slice(self._account.id, Granularity.DAILY, today, today)
+            await asyncio.to_thread(self._record_failure, piece, error, begun)
+            raise
+
+    async def _describe(self, begun: datetime) -> None:
+        """Keep what the platform says of the account now.
+
+        Raises:
+            Skip: it counts in another currency than the amounts that are stored.
+        """
+        account = self._account
+        try:
+            remote = await self._with_token(
+                lambda token: self._connector.describe(account.external_id, token, account.login_customer_id)
+            )
+        except Skip:
+            known = await self._with_token(self._connector.accounts)
+            elsewhere = [one for one in known if one.external_id == account.external_id]
+            if not elsewhere:
+                raise
+            remote = elsewhere[0]
+        if remote.currency != account.currency:
+            raise Skip(
+                f"{account.platform.capitalize()} counts {account} in {remote.currency} now, its stored amounts are in "
+                f"{account.currency}; amounts of two currencies are not put side by side.",
+                code="currency",
+            )
+        self._account = await asyncio.to_thread(
+            transact,
+            self._context.engine,
+            accounts.redescribe,
+            account,
+            name=remote.name,
+            timezone=remote.timezone,
+            login_customer_id=remote.login_customer_id,
+            now=begun,
+        )
+        await asyncio.to_thread(self._take_back, account.local_day(begun), begun)
+
+    def _take_back(self, until: date, now: datetime) -> None:
+        """Days that were told already and, in the account's new zone, have not begun."""
+        since = self._account.local_day(now) + timedelta(days=1)
+        for granularity in Granularity if since <= until else ():
+            transact(
+                self._context.engine,
+                metrics.store_slice,
+                self._account,
+                Slice(self._account.id, granularity, since, until),
+                empty_metrics(),
+                attribution=self._connector.rules.attribution,
+                run_id=self._run_id,
+                now=now,
+            )
+
+    async def _listing(self, begun: datetime) -> pd.DataFrame:
+        """What is in the account; where there is no way to it any more, by the way that there is now."""
+
+        def ask(token: Token) -> Awaitable[pd.DataFrame]:
+            return self._connector.list_entities(self._account, token)
+
+        before = self._account
+        try:
+            return await self._with_token(ask)
+        except Skip:
+            if before.login_customer_id is None:
+                raise
+            await self._describe(begun)
+            if self._account == before:
+                raise
+            return await self._with_token(ask)
 
     def _todo(self, pieces: Sequence[Slice] | None, begun: datetime) -> list[Slice]:
         if pieces is None:
@@ -189,7 +269,7 @@ class _AccountFetch:
     async def _fetch_all(self, pieces: Sequence[Slice], deadline: Deadline, begun: datetime) -> None:
         self._remaining = len(pieces)
         try:
-            listing = await self._with_token(lambda token: self._connector.list_entities(self._account, token))
+            listing = await self._listing(begun)
         except (Retry, Skip, Bug) as error:
             if pieces:  # the log of fetches says why there is nothing of today
                 await asyncio.to_thread(self._record_failure, pieces[0], error, begun)
@@ -244,7 +324,9 @@ class _AccountFetch:
 
     def _store(self, piece: Slice, frame: pd.DataFrame, truth: Totals | None, *, started: datetime, calls: int) -> None:
         sums = totals_of(frame)
-        drift = reconcile(sums, truth)
+        drift = (
+            self._apart_from_days(piece, frame) if piece.granularity is Granularity.HOURLY else reconcile(sums, truth)
+        )
         rules = self._connector.rules
 
         def work(connection: Connection) -> metrics.StoreResult:
@@ -296,6 +378,21 @@ class _AccountFetch:
             deleted=self._outcome.deleted + stored.deleted,
             drift=max(known, default=None),
         )
+
+    def _apart_from_days(self, piece: Slice, frame: pd.DataFrame) -> float | None:
+        """How far a day's hours are from the day, at most; it costs no call.
+
+        Looked at are days that are over and that this run has read by the day too, and held against the platform's own
+        totals then. Of a day that goes on, more has happened in between.
+        """
+        sums, windows = look(self._context.engine, _by_day, self._account, piece)
+        own = [window for window in windows if window.run_id == self._run_id]
+        apart = [
+            reconcile(totals_of(frame[frame["local_date"] == pd.Timestamp(day)]), sums.get(day, Totals()))
+            for day in piece.days
+            if settled(day, self._account, own)
+        ]
+        return max((each for each in apart if each is not None), default=None)
 
     def _record_failure(self, piece: Slice, error: AaeError, started: datetime) -> None:
         transact(
@@ -393,8 +490,19 @@ def _store_entities(stores: Stores, account: Account, listing: pd.DataFrame, now
     transact(stores.engine, metrics.upsert_entities, account.id, listing, now=now)
 
 
+def _stored(stores: Stores, account: Account, now: datetime) -> dict[Granularity, list[StoredWindow]]:
+    horizon = now - timedelta(days=stores.settings.fetch.first_days + 2)
+    return look(stores.engine, _stored_windows, account, since=horizon.date())
+
+
 def _stored_windows(connection: Connection, account: Account, since: date) -> dict[Granularity, list[StoredWindow]]:
     return {each: fetches.stored_windows(connection, account.id, each, since=since) for each in Granularity}
+
+
+def _by_day(connection: Connection, account: Account, piece: Slice) -> tuple[dict[date, Totals], list[StoredWindow]]:
+    """The sums of each of the slice's days that has any rows by the day, and what was read by the day."""
+    windows = fetches.stored_windows(connection, account.id, Granularity.DAILY, since=piece.since)
+    return metrics.daily_totals(connection, account.id, piece.since, piece.until), windows
 
 
 def _not_done_by(stores: Stores, account: Account, pieces: Sequence[Slice], run_id: str | None) -> list[Slice]:

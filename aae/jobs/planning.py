@@ -50,13 +50,13 @@ def plan_account(
         # What claims to have been stored in the future was stored by a clock that was wrong, and proves nothing.
         windows = [window for window in stored.get(granularity, ()) if window.finished_at <= now]
         wanted = set(_last(recent, today))
-        wanted.update(day for day in _last(history, today) if not _settled(day, account, windows))
+        wanted.update(day for day in _last(history, today) if not settled(day, account, windows))
         if granularity is Granularity.DAILY:
             fresh = [window for window in windows if window.finished_at >= _last_boundary(now)]
             restated = _last(rules.restatement_days, today)
             wanted.update(day for day in restated if not any(window.covers(day) for window in fresh))
         own = [window for window in windows if run_id is not None and window.run_id == run_id]
-        wanted = {day for day in wanted if not _settled(day, account, own)}
+        wanted = {day for day in wanted if not settled(day, account, own)}
         pieces += to_slices(account.id, granularity, wanted, rules)
     return pieces
 
@@ -114,6 +114,21 @@ def to_slices(account_id: int, granularity: Granularity, days: Iterable[date], r
     return [Slice(account_id, granularity, run[0], run[-1]) for run in runs]
 
 
+def due_for_a_look(stored: Mapping[Granularity, Sequence[StoredWindow]], now: datetime) -> bool:
+    """Whether the platform is to be asked again what the account is called, and in which zone and currency it counts.
+
+    Once a day, with the window of restatement; a new account has been asked about a moment ago.
+    """
+    finished = [window.finished_at for window in stored.get(Granularity.DAILY, ()) if window.finished_at <= now]
+    return bool(finished) and max(finished) < _last_boundary(now)
+
+
+def settled(day: date, account: Account, windows: Sequence[StoredWindow]) -> bool:
+    """Whether one of the windows covered the account's local day and was stored after it had ended."""
+    ended = datetime.combine(day + timedelta(days=1), time(), tzinfo=account.zone)
+    return any(window.covers(day) and window.finished_at >= ended for window in windows)
+
+
 def _months_before(day: date, months: int) -> date:
     """The first day of the month that many months earlier."""
     year, month = divmod(day.year * 12 + day.month - 1 - months, 12)
@@ -122,11 +137,6 @@ def _months_before(day: date, months: int) -> date:
 
 def _last(days: int, today: date) -> list[date]:
     return [today - timedelta(days=n) for n in range(days)]
-
-
-def _settled(day: date, account: Account, windows: Sequence[StoredWindow]) -> bool:
-    ended = datetime.combine(day + timedelta(days=1), time(), tzinfo=account.zone)
-    return any(window.covers(day) and window.finished_at >= ended for window in windows)
 
 
 def _last_boundary(now: datetime) -> datetime:

@@ -42,6 +42,7 @@ def routes(bench: Bench) -> list[Route]:
         Route("/settings", _json(desk.settings)),
         Route("/settings.env", desk.settings_file),
         Route("/accounts", _json(desk.accounts)),
+        Route("/account", _json(desk.account), methods=["POST"]),
         Route("/reauthorize", _json(desk.reauthorize), methods=["POST"]),
         Route("/clock", _json(desk.clock), methods=["GET", "POST"]),
         Route("/faults", _json(desk.faults), methods=["GET", "POST", "DELETE"]),
@@ -97,6 +98,12 @@ class _Desk:
         """Every connected account, ready to be imported."""
         world = self.bench.world
         return [_import(world, account, world.credentials(account)) for account in world.connected]
+
+    async def account(self, request: Request) -> dict[str, Any]:
+        """Describe ``{"account": "platform:id"}`` differently from now on: name, currency, timezone, manager."""
+        body = await request.json()
+        changed = self.bench.world.change(self._account(body.pop("account")), **body)
+        return _import(self.bench.world, changed, self.bench.world.credentials(changed))
 
     async def reauthorize(self, request: Request) -> dict[str, Any]:
         """The user connects ``{"account": "platform:id"}`` again: new tokens, not revoked."""

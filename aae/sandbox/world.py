@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -169,6 +169,22 @@ class World:
     def connected(self) -> list[AdAccount]:
         """The accounts that users have connected to the web platform."""
         return [account for account in self.accounts if account.enabled]
+
+    def change(self, account: AdAccount, *, timezone: str | None = None, **described: Any) -> AdAccount:
+        """From now on the platform describes the account so, all of its past by the clocks of ``timezone``.
+
+        It happens in place: everybody who has this world sees it.
+        """
+        if timezone is not None:
+            zone, ledger = ZoneInfo(timezone), account.ledger
+            local = [datetime.fromtimestamp(start, zone) for start in ledger.starts.tolist()]
+            days, clocks = np.array([(at.toordinal(), at.hour) for at in local], np.int64).T
+            account = replace(account, timezone=timezone, ledger=replace(ledger, day=days, hour=clocks))
+        changed = replace(account, **described)
+        others = (one if one.external_id != account.external_id else changed for one in self.accounts)
+        object.__setattr__(self, "accounts", tuple(others))
+        self.__dict__.pop("_by_key", None)
+        return changed
 
     def adopt(self, user: User, account: AdAccount) -> World:
         """A world with one more account; the user is added unless already there."""

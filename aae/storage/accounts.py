@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 
 from aae.errors import UserError
 from aae.model import Account, AccountStatus, Platform, Token
+from aae.storage import fetches
 from aae.storage.bulk import add_once, fit
 from aae.storage.schema import ad_accounts, token_refreshes, users
 from aae.vault import Vault
@@ -97,10 +98,11 @@ def connect_account(
 ) -> tuple[int, bool]:
     """Store an authorized account; returns its id and whether it is new.
 
-    Connecting an account again replaces its description and tokens and makes it active, whatever it was.
+    Connecting an account again replaces its description and tokens and makes it active, whatever it was. In another
+    time zone than before, all of its days are owed again.
 
     Raises:
-        UserError: ``timezone`` is not an IANA name.
+        UserError: ``timezone`` is not an IANA name; or the account's stored amounts are in another currency.
     """
     _require_zone(timezone)
     described = {
@@ -116,6 +118,15 @@ def connect_account(
     identity = {"user_id": user_id, "platform": platform.value, "external_id": external_id}
     fresh = {"token_version": 0, "data_version": 0, "detected_version": 0, "created_at": now}
     key = and_(*(ad_accounts.c[column] == value for column, value in identity.items()))
+    columns = [ad_accounts.c[name] for name in ("id", "currency", "timezone", "data_version")]
+    before = connection.execute(select(*columns).where(key).with_for_update()).one_or_none()
+    if before is not None and before.data_version and before.currency != currency.upper():
+        raise UserError(
+            f"{platform}:{external_id} is kept in {before.currency}: to call it {currency.upper()} would relabel the "
+            "amounts that are stored. No platform changes the currency of an account; correct the list."
+        )
+    if before is not None and before.timezone != timezone:
+        fetches.record_new_zone(connection, before.id, before.timezone, timezone, now=now)
     new = add_once(connection, ad_accounts, identity | described | fresh, key)
     account_id = new or int(connection.scalars(select(ad_accounts.c.id).where(key)).one())
     # The id is part of what binds a token to its row, so the tokens come second.
@@ -129,6 +140,29 @@ def connect_account(
         )
     )
     return account_id, new is not None
+
+
+def redescribe(
+    connection: Connection, account: Account, *, name: str, timezone: str, login_customer_id: str | None, now: datetime
+) -> Account:
+    """Store what the platform says of the account today; in another time zone all of its days are owed again."""
+    changed = replace(
+        account, name=fit(name, 400) or account.name, timezone=timezone, login_customer_id=login_customer_id
+    )
+    if changed == account:
+        return account
+    _require_zone(timezone)
+    stored = connection.scalars(
+        select(ad_accounts.c.timezone).where(ad_accounts.c.id == account.id).with_for_update()
+    ).one()
+    if stored != timezone:  # else this has happened already, and nobody was told
+        fetches.record_new_zone(connection, account.id, stored, timezone, now=now)
+    connection.execute(
+        update(ad_accounts)
+        .where(ad_accounts.c.id == account.id)
+        .values(name=changed.name, timezone=timezone, login_customer_id=login_customer_id, updated_at=now)
+    )
+    return changed
 
 
 def list_accounts(

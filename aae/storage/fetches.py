@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, and_, func, insert, select
 
 from aae.model import AccountStatus, Granularity, Platform, Slice, Totals
 from aae.storage.bulk import fit, new_id
 from aae.storage.schema import ad_accounts, fetches
+
+REZONED: Final = "rezoned"
+"""An outcome that is none: from here on the account counts its days in another time zone, and what was stored before
+settles none of them."""
+
+_STORED_BY_AD_DAYS: Final = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ def record(
 ) -> int:
     """Log one try, unless it is in the log (see :func:`find`); returns its id.
 
-    ``outcome``: stored, throttled, failed, reauthorize or skipped. ``totals`` are the sums of our rows,
+    ``outcome``: stored, throttled, failed, reauthorize, skipped, or ``REZONED``. ``totals`` are the sums of our rows,
     ``platform_totals`` the platform's own, ``drift`` how far they are apart as a share of the platform's.
     """
     before = find(connection, piece, started_at=started_at, run_id=run_id, outcome=outcome)
@@ -150,18 +156,47 @@ def latest(connection: Connection, account_id: int) -> dict[Granularity, FetchRo
 def stored_windows(
     connection: Connection, account_id: int, granularity: Granularity, since: date
 ) -> list[StoredWindow]:
-    """What was stored of the local days from ``since`` on, by when it was finished, oldest first."""
+    """What was stored of the local days from ``since`` on, by when it was finished, oldest first.
+
+    Days of another time zone were other days: what was stored before the account's zone changed does not count.
+    """
     rows = connection.execute(
-        select(fetches.c.since, fetches.c.until, fetches.c.finished_at, fetches.c.run_id)
+        select(fetches.c.since, fetches.c.until, fetches.c.finished_at, fetches.c.run_id, fetches.c.outcome)
         .where(
             fetches.c.account_id == account_id,
             fetches.c.granularity == granularity.value,
-            fetches.c.outcome == "stored",
+            fetches.c.outcome.in_(("stored", REZONED)),
             fetches.c.until >= since,
         )
-        .order_by(fetches.c.finished_at)
+        .order_by(fetches.c.finished_at, fetches.c.id)
     )
-    return [StoredWindow(**row._mapping) for row in rows]
+    windows: list[StoredWindow] = []
+    for *window, outcome in rows:
+        if outcome == REZONED:
+            windows.clear()
+        else:
+            windows.append(StoredWindow(*window))
+    return windows
+
+
+def record_new_zone(connection: Connection, account_id: int, old: str, new: str, *, now: datetime) -> None:
+    """Log that the account's days begin at other moments from now on: every day that can still be read is owed again.
+
+    What cannot be read again, or is further back than a first fetch, stays as it was told, under the old zone.
+    """
+    for granularity in Granularity:
+        record(
+            connection,
+            account_id=account_id,
+            # A day more: somewhere it is tomorrow already.
+            piece=Slice(
+                account_id, granularity, now.date() - timedelta(_STORED_BY_AD_DAYS), now.date() + timedelta(days=1)
+            ),
+            started_at=now,
+            finished_at=now,
+            outcome=REZONED,
+            detail=f"The account's time zone is {new} now and was {old} before; its days are read again.",
+        )
 
 
 def freshness(connection: Connection) -> list[tuple[str, datetime]]:
@@ -181,19 +216,20 @@ def freshness(connection: Connection) -> list[tuple[str, datetime]]:
 
 
 def drift_on(connection: Connection, account_id: int, day: date) -> float | None:
-    """How far the newest stored fetch of ``day`` was from the platform's own totals; None if nothing tells."""
-    return connection.execute(
-        select(fetches.c.drift)
+    """How far the newest stored fetch of ``day`` was from the platform's own totals, by the day or by the hour,
+    whichever is further; None if nothing tells."""
+    newest = (
+        select(func.max(fetches.c.id))
         .where(
             fetches.c.account_id == account_id,
-            fetches.c.granularity == Granularity.DAILY.value,
             fetches.c.outcome == "stored",
             fetches.c.since <= day,
             fetches.c.until >= day,
         )
-        .order_by(fetches.c.id.desc())
-        .limit(1)
-    ).scalar_one_or_none()
+        .group_by(fetches.c.granularity)
+    )
+    known = connection.scalars(select(fetches.c.drift).where(fetches.c.id.in_(newest), fetches.c.drift.is_not(None)))
+    return max(known, key=abs, default=None)
 
 
 def calls_by_platform(connection: Connection, run_id: str) -> dict[Platform, int]:

@@ -19,6 +19,7 @@ from aae.jobs.tokens import TokenResult, check_account, declare_dead
 from aae.model import Account, Granularity, Platform, Slice
 from aae.sandbox import World
 from aae.storage import accounts, notifications
+from aae.storage import fetches as log
 from aae.storage.engine import reading
 from aae.storage.schema import (
     ad_accounts,
@@ -77,6 +78,42 @@ def test_the_tables_say_exactly_what_the_platforms_say_by_day_and_by_hour(produc
             hourly = [row | {"conversions_micros": None, "revenue_micros": None} for row in hourly]
         assert product.stored(account, "hourly", since, today) == hourly
         assert hourly
+
+
+def test_hours_that_do_not_add_up_to_their_day_are_recorded_and_said_in_the_report(product: Bench) -> None:
+    (account,) = product.accounts(platforms=[Platform.TIKTOK])[:1]
+    product.fetch("run-1")
+    day = account.local_day(product.now()) - timedelta(days=1)
+    pieces = [Slice(account.id, granularity, day, day) for granularity in Granularity]
+    product.order("faults", name="restated", value=2, account=account.external_id, purpose="metrics", after=1)
+    (outcome,) = product.fetch("run-2", [account], pieces=pieces)
+    assert outcome.drift == 1.0  # twice the day
+    with reading(product.engine) as connection:
+        by_day, by_hour = log.covering(connection, account.id, day)[-2:]
+        assert (by_day.granularity, by_day.drift, by_hour.granularity, by_hour.drift) == ("daily", 0, "hourly", 1)
+        user = accounts.list_users(connection, [account.user_id])[0]
+    stores = open_stores(product.settings)
+    told = report_user(stores, user, now=product.now(), day=day, dry_run=True).markdown
+    assert f"Sums of {account.name} differ from the platform's by 100" in told.replace("\\", "")
+    product.forgive()
+    product.fetch("run-3", [account], pieces=pieces)
+    assert (
+        "differ from the platform's" not in report_user(stores, user, now=product.now(), day=day, dry_run=True).markdown
+    )
+
+
+def test_rows_that_do_not_add_up_to_the_platforms_total_are_recorded_and_said_in_the_report(product: Bench) -> None:
+    (account,) = product.accounts(platforms=[Platform.GOOGLE])[:1]
+    product.fetch("run-1")
+    day = account.local_day(product.now()) - timedelta(days=1)
+    product.order("faults", name="restated", value=3, account=account.external_id, purpose="totals")
+    (outcome,) = product.fetch("run-2", [account], pieces=[Slice(account.id, Granularity.DAILY, day, day)])
+    assert outcome.outcome == "stored"
+    assert outcome.drift == pytest.approx(2 / 3)
+    with reading(product.engine) as connection:
+        user = accounts.list_users(connection, [account.user_id])[0]
+    told = report_user(open_stores(product.settings), user, now=product.now(), day=day, dry_run=True).markdown
+    assert "differ from the platform's by 67" in told
 
 
 def test_a_second_fetch_at_the_same_moment_changes_nothing(product: Bench) -> None:
