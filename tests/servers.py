@@ -165,9 +165,7 @@ def empty(engine: Engine) -> None:
     """Take all rows out of the tables, as quickly as a test needs it."""
     sqlite = engine.dialect.name == "sqlite"
     with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "PRAGMA defer_foreign_keys = ON" if sqlite else "SET SESSION foreign_key_checks = 0"
-        )
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON" if sqlite else "SET SESSION foreign_key_checks = 0")
         for table in metadata.sorted_tables:
             connection.execute(table.delete())
         if not sqlite:

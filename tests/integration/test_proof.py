@@ -35,9 +35,7 @@ proven = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
-LIES = frozenset(
-    {"restated", "no_rows", "clock_change", "tiktok_dash_metrics", "google_large_ids", "google_removed"}
-)
+LIES = frozenset({"restated", "no_rows", "clock_change", "tiktok_dash_metrics", "google_large_ids", "google_removed"})
 """Faults in which a platform tells other numbers than it should: what they leave behind is not compared."""
 
 TOKEN_ENDPOINT = frozenset({"google_invalid_grant", "google_rotates"})
@@ -130,9 +128,9 @@ def steps(troubled: bool = True) -> st.SearchStrategy[Step]:
     return st.builds(
         Step,
         minutes=st.one_of(st.integers(0, 90), st.integers(0, 36 * 60)),
-        revisions=st.lists(
-            st.builds(Revision, st.sampled_from(REVISIONS), st.integers(0, 10**6)), max_size=2
-        ).map(tuple),
+        revisions=st.lists(st.builds(Revision, st.sampled_from(REVISIONS), st.integers(0, 10**6)), max_size=2).map(
+            tuple
+        ),
         troubles=up_to(2, troubles),
         mishaps=up_to(2, mishaps),
         together=st.booleans(),

@@ -360,7 +360,9 @@ class Stage:
         kept = open_stores(self.settings).cache.get_frames(account, fresh.version)
         if kept is None:
             return ["no frames of the present version"]
-        return [name for name in ("entities", "daily", "hourly") if not getattr(kept, name).equals(getattr(fresh, name))]
+        return [
+            name for name in ("entities", "daily", "hourly") if not getattr(kept, name).equals(getattr(fresh, name))
+        ]
 
     def picture(self) -> dict[str, list[tuple[Any, ...]]]:
         """All rows of the tables that hold numbers, by natural keys: no surrogate ids, no moments."""
@@ -383,7 +385,9 @@ class Stage:
             ),
             "revisions": facts(metric_revisions, *(metric_revisions.c[name] for name in revision)),
             "entities": select(
-                *named, above.c.external_id, *(entities.c[name] for name in ("name", "status", "daily_budget", "channel"))
+                *named,
+                above.c.external_id,
+                *(entities.c[name] for name in ("name", "status", "daily_budget", "channel")),
             )
             .join_from(entities, ad_accounts, entities.c.account_id == ad_accounts.c.id)
             .outerjoin(above, entities.c.parent_id == above.c.id),
