@@ -141,6 +141,11 @@ class CallCounts:
         """All of them."""
         return sum(self.by_purpose.values())
 
+    def since(self, before: CallCounts) -> CallCounts:
+        """Those made after ``before``."""
+        more = {name: number - before.by_purpose.get(name, 0) for name, number in self.by_purpose.items()}
+        return CallCounts({name: number for name, number in more.items() if number})
+
 
 @dataclass(frozen=True, slots=True)
 class Process:

@@ -21,6 +21,7 @@ from aae.jobs import planning
 from aae.jobs.fetch import DRIFT_ALARM, AccountOutcome, plan
 from aae.jobs.fetch import fetch_account as fetch
 from aae.model import Account, Slice
+from aae.platforms.transport import Purpose
 from tasks.cluster import carried_out, cluster
 from tasks.limits import Incomplete, deadline, place, reason, settled, step
 from tasks.resources import clock, platforms, run_id, stores
@@ -87,7 +88,7 @@ def check_range(since: date | None, until: date | None) -> None:
 async def fetch_accounts(
     chosen: Sequence[Account], since: date | None, until: date | None, dry_run: bool
 ) -> list[AccountOutcome]:
-    """Fetch all of them, some at a time; whatever happens to one, the others go on."""
+    """Fetch all of them, some at a time, the users in turns; whatever happens to one, the others go on."""
     if not chosen:
         return []
     gate = asyncio.Semaphore(stores().settings.fetch.accounts_at_once)
@@ -111,18 +112,23 @@ async def fetch_accounts(
             await shown(update, patience=PROGRESS_PATIENCE_SECONDS)
 
     async with nullcontext() if dry_run else cluster(stores().settings.fetch):
-        await asyncio.gather(*(one(account) for account in chosen))
+        await asyncio.gather(*(one(account) for account in planning.in_turns(chosen)))
     return sorted(outcomes, key=lambda outcome: outcome.account_id)
 
 
-@step(name="show-fetch", description="A table of what this run brought, per account.")
+@step(name="show-fetch", description="Tables of what this run brought, per account, and of the API calls it made.")
 async def show_fetch(outcomes: list[AccountOutcome]) -> None:
-    """Write the table artifact ``ad-data-fetch``."""
+    """Write the table artifacts ``ad-data-fetch`` and ``ad-data-fetch-calls``."""
     await show_table(
         key="ad-data-fetch",
         description="Accounts of this fetch, those that owe data first: rows stored, changes to earlier numbers, API "
         "calls, what is owed and why.",
         table=[_row(outcome) for outcome in sorted(outcomes, key=lambda one: not one.owes)],
+    )
+    await show_table(
+        key="ad-data-fetch-calls",
+        description="API calls of this fetch, by platform and by what they were for.",
+        table=[_calls(platform, outcomes) for platform in sorted({outcome.platform for outcome in outcomes})],
     )
 
 
@@ -184,6 +190,14 @@ def _row(outcome: AccountOutcome) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "remark": " ".join(filter(None, (outcome.detail, outcome.again and f"It is fetched {outcome.again}."))),
     }
+
+
+def _calls(platform: str, outcomes: Sequence[AccountOutcome]) -> dict[str, Any]:
+    """What one platform was asked, by purpose."""
+    asked = [outcome for outcome in outcomes if outcome.platform == platform]
+    made = sum((Counter(outcome.calls_by) for outcome in asked), Counter[str]())
+    by_purpose = {purpose.value: made[purpose.value] for purpose in Purpose}
+    return {"platform": platform, "accounts": len(asked), **by_purpose, "all": made.total()}
 
 
 def _again(outcomes: Sequence[AccountOutcome]) -> Counter[str]:

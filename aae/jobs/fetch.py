@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import TypeVar
 
@@ -64,7 +64,8 @@ class AccountOutcome:
 
     ``outcome``: ``stored`` (nothing owed), ``partial`` (some slices owed), ``failed``, ``throttled``, ``reauthorize``,
     ``skipped`` or ``planned`` (dry run). ``drift`` is the largest distance from the platform's own totals, as a share.
-    ``retry`` says that trying again soon may help; ``throttled_until`` (ISO, UTC) when; ``again`` tells people when.
+    ``calls`` are the API calls made, ``calls_by`` purpose. ``retry`` says that trying again soon may help;
+    ``throttled_until`` (ISO, UTC) when, ``again`` the same for people.
     """
 
     account_id: int
@@ -79,6 +80,7 @@ class AccountOutcome:
     updated: int = 0
     deleted: int = 0
     calls: int = 0
+    calls_by: dict[str, int] = field(default_factory=dict)
     drift: float | None = None
     detail: str | None = None
     retry: bool = False
@@ -111,7 +113,10 @@ async def fetch_account(
 
 def plan(stores: Stores, account: Account, connector: Connector, *, now: datetime, run_id: str | None) -> list[Slice]:
     """What the account owes at ``now``, by what is recorded in ``fetches``."""
-    stored = _stored(stores, account, now)
+    asked = stores.settings.fetch
+    # As far back as any day is asked for: one whose fetch is not seen would be fetched again and again.
+    farthest = max(asked.first_days, asked.first_hourly_days, connector.rules.restatement_days)
+    stored = look(stores.engine, _stored_windows, account, since=(now - timedelta(days=farthest + 2)).date())
     return plan_account(account, connector.rules, stored, stores.settings.fetch, now=now, run_id=run_id)
 
 
@@ -158,14 +163,15 @@ class _AccountFetch:
         self._outcome = AccountOutcome(account.id, str(account), account.name, account.platform, "stored")
 
     async def run(self, pieces: Sequence[Slice] | None, deadline: Deadline) -> AccountOutcome:
-        begun, calls = self._clock(), self._calls()
+        begun, before = self._clock(), self._context.transport.calls_for(self._account)
         await self._or_give_up(self._fetch(pieces, deadline, begun))
         complete = self._outcome.outcome == "stored" and pieces is None
         if self._stored_something or complete:
             publishing = asyncio.to_thread(publish, self._context, self._account, begun, complete=complete)
             await self._or_give_up(publishing)
         seconds = round((self._clock() - begun).total_seconds(), 3)
-        return replace(self._outcome, calls=self._calls() - calls, seconds=seconds)
+        calls = self._context.transport.calls_for(self._account).since(before)
+        return replace(self._outcome, calls=calls.total, calls_by=calls.by_purpose, seconds=seconds)
 
     async def _or_give_up(self, work: Awaitable[object]) -> None:
         try:
@@ -488,11 +494,6 @@ def empty_metrics() -> pd.DataFrame:
 
 def _store_entities(stores: Stores, account: Account, listing: pd.DataFrame, now: datetime) -> None:
     transact(stores.engine, metrics.upsert_entities, account.id, listing, now=now)
-
-
-def _stored(stores: Stores, account: Account, now: datetime) -> dict[Granularity, list[StoredWindow]]:
-    horizon = now - timedelta(days=stores.settings.fetch.first_days + 2)
-    return look(stores.engine, _stored_windows, account, since=horizon.date())
 
 
 def _stored_windows(connection: Connection, account: Account, since: date) -> dict[Granularity, list[StoredWindow]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import zip_longest
 from typing import Final
 
 from aae.errors import UserError
@@ -100,6 +101,27 @@ def check_range(
             raise UserError(f"{prefix}{name} {day} lies in the future: the latest day anywhere is {latest}.")
     if last < first:
         raise UserError(f"{prefix}until {last} lies before {prefix}since {first}.")
+
+
+def in_turns(accounts: Sequence[Account]) -> list[Account]:
+    """The accounts in the order in which to begin them: every user's first, then every user's second, and so on.
+
+    So nobody's many accounts keep another's few waiting; and of one user's the platforms take turns in the same way,
+    since what one of them slows down should not fill every place.
+    """
+    return _dealt([_dealt(_by(own, "platform")) for own in _by(accounts, "user_id")])
+
+
+def _by(accounts: Iterable[Account], what: str) -> list[list[Account]]:
+    groups: dict[object, list[Account]] = {}
+    for account in accounts:
+        groups.setdefault(getattr(account, what), []).append(account)
+    return list(groups.values())
+
+
+def _dealt(hands: Sequence[Sequence[Account]]) -> list[Account]:
+    """The first of each, then the second of each that has one, and so on."""
+    return [account for turn in zip_longest(*hands) for account in turn if account is not None]
 
 
 def to_slices(account_id: int, granularity: Granularity, days: Iterable[date], rules: Rules) -> list[Slice]:

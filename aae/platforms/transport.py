@@ -249,7 +249,7 @@ class Transport:
         self._store: SharedState = store if store is not None else LocalState(clock)
         self._handler = handler
         self._client: httpx.AsyncClient | None = None
-        self._calls: defaultdict[tuple[Platform, str], Counter[str]] = defaultdict(Counter)
+        self._calls: defaultdict[tuple[Platform, str, int | None], Counter[str]] = defaultdict(Counter)
 
     async def __aenter__(self) -> Self:
         _quiet_http_logs()
@@ -271,7 +271,7 @@ class Transport:
 
     def calls_for(self, account: Account) -> CallCounts:
         """The requests sent for an account since this door was opened; reused answers are not requests."""
-        return CallCounts(dict(self._calls[account.platform, account.external_id]))
+        return CallCounts(dict(self._calls[account.platform, account.external_id, account.id]))
 
     async def request(self, call: Call) -> Answer:
         """Make the call and return its judged answer.
@@ -364,7 +364,7 @@ class Transport:
         """One request over the wire. Errors are re-made outside the ``except``: httpx's own may hold the address."""
         if self._client is None:
             raise RuntimeError("the transport is used outside its context")
-        self._calls[call.platform, call.account][call.purpose.value] += 1
+        self._calls[call.platform, call.account, call.owner][call.purpose.value] += 1
         problem: Retry | Bug
         limit = min(self._timeout, AUTH_SECONDS) if call.purpose is Purpose.AUTH else self._timeout
         try:

@@ -16,15 +16,17 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
 from aae.cache import SharedState
 from aae.errors import Throttled
 from aae.jobs.context import open_stores
-from aae.model import Platform
+from aae.model import Account, Granularity, Platform, Slice
 from aae.patience import LocalState, Pause
 from aae.platforms.transport import Answer, Call, Purpose, Transport
 from aae.sandbox import World
+from aae.storage.engine import reading
+from aae.storage.schema import entities, fetches
 from tests.integration.bench import Bench, bench
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -200,3 +202,61 @@ def test_a_report_of_tiktok_that_hangs_is_stored_from_its_parts(
     today = account.local_day(NOW)
     since = today - timedelta(days=2)
     assert product.stored(account, "daily", since, today) == product.truth(account, "daily", since, today)
+
+
+PAGE = {Platform.META: 5, Platform.TIKTOK: 6}
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a small world has many."""
+    monkeypatch.setattr("aae.platforms.meta.wire.LARGEST_PAGE", PAGE[Platform.META])
+    monkeypatch.setattr("aae.platforms.tiktok.wire.PAGE_SIZE", PAGE[Platform.TIKTOK])
+
+
+def fewest_calls(product: Bench, account: Account, run_id: str) -> dict[str, int]:
+    """The least that a platform lets one ask for what the run stored: by entities and rows, and the size of a page."""
+    with reading(product.engine) as connection:
+        mine = (fetches.c.account_id == account.id, fetches.c.run_id == run_id)
+        slices = connection.execute(select(fetches.c.granularity, fetches.c.rows_fetched).where(*mine)).all()
+        levels = select(func.count()).where(entities.c.account_id == account.id).group_by(entities.c.level)
+        listed = list(connection.scalars(levels))
+    assert len(listed) == 3
+    assert {piece.granularity for piece in slices} == {"daily", "hourly"}
+    daily = sum(piece.granularity == "daily" for piece in slices)
+    if account.platform is Platform.GOOGLE:  # a stream each; Performance Max has no ads and is asked for by itself
+        return {"listing": 3, "metrics": 2 * len(slices), "totals": daily}
+
+    def pages(rows: int) -> int:
+        return max(1, -(-rows // PAGE[account.platform]))
+
+    metrics = sum(pages(piece.rows_fetched) for piece in slices)
+    assert metrics > 2 * len(slices), "there is something to page through"
+    return {"listing": sum(map(pages, listed)), "metrics": metrics, "totals": daily}
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("platform", Platform)
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_an_undisturbed_fetch_makes_the_fewest_calls_that_there_can_be(product: Bench, platform: Platform) -> None:
+    account = next(one for one in product.accounts() if one.platform is platform)
+    product.fetch("first", [account])  # a token that must be renewed is, by now
+    for run_id in ("regular", "once more"):
+        before = sum(each["count"] for each in product.control("calls"))
+        (outcome,) = product.fetch(run_id, [account])
+        assert outcome.outcome == "stored", outcome.detail
+        assert outcome.calls_by == fewest_calls(product, account, run_id)
+        assert outcome.calls == sum(each["count"] for each in product.control("calls")) - before
+        product.clock.advance(timedelta(minutes=30))
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_report_run_of_meta_costs_its_pages_and_the_polls(product: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aae.platforms.meta.reports._POLL_SECONDS", (0.01,) * 5)
+    account = next(one for one in product.accounts() if one.platform is Platform.META)
+    today = account.local_day(NOW)
+    long = Slice(account.id, Granularity.DAILY, today - timedelta(days=8), today)
+    (outcome,) = product.fetch("run-1", [account], pieces=[long])
+    fewest = {"metrics": -(-outcome.rows // PAGE[Platform.META]), "totals": 1, "poll": 3}  # asked for, looked at twice
+    assert {name: outcome.calls_by[name] for name in fewest} == fewest

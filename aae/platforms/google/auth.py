@@ -45,6 +45,7 @@ async def _refresh(ads: Ads, account: Account, token: Token, refresh: SecretStr,
     call = Call(
         platform=Platform.GOOGLE,
         account=account.external_id,
+        owner=account.id,
         purpose=Purpose.AUTH,
         method="POST",
         url=settings.token_url,

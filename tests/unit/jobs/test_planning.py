@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aae.jobs.planning import plan_account, to_slices
+from aae.jobs.planning import in_turns, plan_account, to_slices
 from aae.model import Account, Granularity, Platform
 from aae.platforms.base import Rules
 from aae.settings import FetchSettings
@@ -96,3 +96,16 @@ def test_slices_hold_each_day_once_in_order_and_none_is_too_long(days: set[date]
     pieces = to_slices(1, Granularity.DAILY, days, rules)
     assert days_of(pieces, Granularity.DAILY) == sorted(days)
     assert all(len(piece.days) <= longest for piece in pieces)
+
+
+def owned(id_: int, user: int, platform: Platform) -> Account:
+    return Account(id_, user, platform, str(id_), "Shop", "USD", "UTC")
+
+
+def test_users_take_turns_and_so_do_the_platforms_of_each() -> None:
+    many = [owned(number, 1, Platform.TIKTOK if number <= 90 else Platform.META) for number in range(1, 101)]
+    few = [owned(201, 2, Platform.GOOGLE), owned(202, 2, Platform.META), owned(301, 3, Platform.TIKTOK)]
+    order = [account.id for account in in_turns([*many, *few])]
+    assert order[:8] == [1, 201, 301, 91, 202, 2, 92, 3]
+    assert sorted(order) == sorted(account.id for account in [*many, *few])
+    assert in_turns([]) == []
