@@ -23,7 +23,7 @@ from aae.frames import AccountFrames
 from aae.jobs import tokens
 from aae.jobs.context import Context, Stores
 from aae.jobs.planning import due_for_a_look, plan_account, settled
-from aae.model import METRIC_COLUMNS, Account, Granularity, Slice, Token, Totals
+from aae.model import METRIC_COLUMNS, Account, CallCounts, Granularity, Slice, Token, Totals
 from aae.platforms.base import Connector
 from aae.platforms.google.wire import EXPIRED
 from aae.platforms.reading import MOST_ROWS
@@ -113,10 +113,7 @@ async def fetch_account(
 
 def plan(stores: Stores, account: Account, connector: Connector, *, now: datetime, run_id: str | None) -> list[Slice]:
     """What the account owes at ``now``, by what is recorded in ``fetches``."""
-    asked = stores.settings.fetch
-    # As far back as any day is asked for: one whose fetch is not seen would be fetched again and again.
-    farthest = max(asked.first_days, asked.first_hourly_days, connector.rules.restatement_days)
-    stored = look(stores.engine, _stored_windows, account, since=(now - timedelta(days=farthest + 2)).date())
+    stored = _stored(stores, account, connector, now)
     return plan_account(account, connector.rules, stored, stores.settings.fetch, now=now, run_id=run_id)
 
 
@@ -160,10 +157,12 @@ class _AccountFetch:
         self._run_id = run_id
         self._token: Token | None = None
         self._remaining = 0
+        self._logged = CallCounts()
         self._outcome = AccountOutcome(account.id, str(account), account.name, account.platform, "stored")
 
     async def run(self, pieces: Sequence[Slice] | None, deadline: Deadline) -> AccountOutcome:
         begun, before = self._clock(), self._context.transport.calls_for(self._account)
+        self._logged = before
         await self._or_give_up(self._fetch(pieces, deadline, begun))
         complete = self._outcome.outcome == "stored" and pieces is None
         if self._stored_something or complete:
@@ -190,7 +189,9 @@ class _AccountFetch:
 
     async def _look_at_the_account(self, begun: datetime) -> None:
         """Once a day: accounts are renamed, moved to another manager, and sometimes told to count in another zone."""
-        if not due_for_a_look(await asyncio.to_thread(_stored, self._context, self._account, begun), begun):
+        if not due_for_a_look(
+            await asyncio.to_thread(_stored, self._context, self._account, self._connector, begun), begun
+        ):
             return
         try:
             await self._describe(begun)
@@ -334,6 +335,7 @@ class _AccountFetch:
             self._apart_from_days(piece, frame) if piece.granularity is Granularity.HOURLY else reconcile(sums, truth)
         )
         rules = self._connector.rules
+        made = self._context.transport.calls_for(self._account)
 
         def work(connection: Connection) -> metrics.StoreResult:
             before = fetches.find(connection, piece, started_at=started, run_id=self._run_id)
@@ -367,6 +369,7 @@ class _AccountFetch:
                 rows_updated=stored.updated,
                 rows_deleted=stored.deleted,
                 api_calls=calls,
+                calls_by=made.since(self._logged).by_purpose,
                 totals=sums,
                 platform_totals=truth,
                 drift=drift,
@@ -375,6 +378,7 @@ class _AccountFetch:
             return stored
 
         stored = transact(self._context.engine, work)
+        self._logged = made
         known = [each for each in (drift, self._outcome.drift) if each is not None]
         self._outcome = replace(
             self._outcome,
@@ -401,6 +405,7 @@ class _AccountFetch:
         return max((each for each in apart if each is not None), default=None)
 
     def _record_failure(self, piece: Slice, error: AaeError, started: datetime) -> None:
+        made = self._context.transport.calls_for(self._account)
         transact(
             self._context.engine,
             fetches.record,
@@ -409,10 +414,12 @@ class _AccountFetch:
             started_at=started,
             finished_at=self._clock(),
             outcome=outcome_of(error),
+            calls_by=made.since(self._logged).by_purpose,
             error_code=error.code,
             detail=str(error),
             run_id=self._run_id,
         )
+        self._logged = made
 
     def _give_up(self, error: AaeError) -> None:
         """The whole account failed: say how, and pause it if only its owner can help."""
@@ -494,6 +501,15 @@ def empty_metrics() -> pd.DataFrame:
 
 def _store_entities(stores: Stores, account: Account, listing: pd.DataFrame, now: datetime) -> None:
     transact(stores.engine, metrics.upsert_entities, account.id, listing, now=now)
+
+
+def _stored(
+    stores: Stores, account: Account, connector: Connector, now: datetime
+) -> dict[Granularity, list[StoredWindow]]:
+    asked = stores.settings.fetch
+    # As far back as any day is asked for: one whose fetch is not seen would be fetched again and again.
+    farthest = max(asked.first_days, asked.first_hourly_days, connector.rules.restatement_days)
+    return look(stores.engine, _stored_windows, account, since=(now - timedelta(days=farthest + 2)).date())
 
 
 def _stored_windows(connection: Connection, account: Account, since: date) -> dict[Granularity, list[StoredWindow]]:

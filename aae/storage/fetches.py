@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, select
 from aae.model import AccountStatus, Granularity, Platform, Slice, Totals
 from aae.storage.bulk import fit, new_id
 from aae.storage.schema import ad_accounts, fetches
+from aae.storage.schema import api_calls as calls_table
 
 REZONED: Final = "rezoned"
 """An outcome that is none: from here on the account counts its days in another time zone, and what was stored before
@@ -73,6 +75,7 @@ def record(
     rows_updated: int = 0,
     rows_deleted: int = 0,
     api_calls: int = 0,
+    calls_by: Mapping[str, int] | None = None,
     totals: Totals | None = None,
     platform_totals: Totals | None = None,
     drift: float | None = None,
@@ -84,6 +87,7 @@ def record(
 
     ``outcome``: stored, throttled, failed, reauthorize, skipped, or ``REZONED``. ``totals`` are the sums of our rows,
     ``platform_totals`` the platform's own, ``drift`` how far they are apart as a share of the platform's.
+    ``api_calls`` were made for the slice, ``calls_by`` purpose since the account's try before this one.
     """
     before = find(connection, piece, started_at=started_at, run_id=run_id, outcome=outcome)
     if before is not None:
@@ -113,7 +117,11 @@ def record(
             run_id=run_id,
         )
     )
-    return new_id(result)
+    fetch_id = new_id(result)
+    if calls_by:
+        rows = [{"fetch_id": fetch_id, "purpose": purpose, "calls": calls} for purpose, calls in calls_by.items()]
+        connection.execute(insert(calls_table), rows)
+    return fetch_id
 
 
 def find(

@@ -40,7 +40,7 @@ class Role:
 
 
 _FACTS: Final = ("entities", "ad_metrics_daily", "ad_metrics_hourly", "daily_summary")
-_LOGS: Final = ("token_refreshes", "metric_revisions", "fetches", "incident_events")
+_LOGS: Final = ("token_refreshes", "metric_revisions", "fetches", "api_calls", "incident_events")
 _PLAIN: Final = dict.fromkeys((*_FACTS, *_LOGS, "incidents", "reports"), "SELECT")
 
 # Nobody, the jobs included, may change what a log says; the jobs remove what is over its time. The log of refreshes is

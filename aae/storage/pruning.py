@@ -14,6 +14,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Table, and_, delete, f
 
 from aae.settings import RetentionSettings
 from aae.storage.schema import (
+    api_calls,
     attempt_beats,
     attempts,
     fetches,
@@ -95,6 +96,7 @@ def rules(settings: RetentionSettings, *, now: datetime, planning_days: int) -> 
             fetches,
             fetches.c.finished_at < ago(settings.fetches_days),
             and_(fetches.c.until < day(max(settings.fetches_days, planning_days)), followed),
+            dependents=(api_calls.c.fetch_id,),
         ),
         # Whether an account's owner was told of a dead token is read from the last row of each outcome.
         Rule(token_refreshes, token_refreshes.c.at < ago(settings.tokens_days), repeated),

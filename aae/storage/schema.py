@@ -277,6 +277,17 @@ fetches = Table(
     **_MYSQL,
 )
 
+# What a row of fetches has cost, by what the calls were for (aae.platforms.transport.Purpose), with what was asked on the
+# way to it, for instance the listing of entities; the row's own api_calls are those for the slice alone.
+api_calls = Table(
+    "api_calls",
+    metadata,
+    Column("fetch_id", _REFERENCE, ForeignKey("fetches.id"), primary_key=True, autoincrement=False),
+    Column("purpose", String(16), primary_key=True),
+    Column("calls", Integer, nullable=False),
+    **_MYSQL,
+)
+
 # Days that are older than the facts are kept: one row per campaign (aae.storage.history). A day of an account is either
 # here or in ad_metrics_daily, never in both. Unknown is not zero here either: ``*_rows`` count the facts that told the
 # number, and spend and clicks of just those are kept, so that CPA, ROAS and the conversion rate stay exact.

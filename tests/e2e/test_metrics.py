@@ -72,7 +72,7 @@ def test_the_watch_says_what_the_jobs_have_done(product: Product, get: Callable[
         assert time.time() - found["last_success_timestamp_seconds", job] < 86_400
     assert sum(value for key, value in found.items() if key[0] == "rows_stored_24h") > 1000
     for platform in ("meta", "tiktok", "google"):
-        assert found["api_calls_24h", platform] > 0
+        assert found["api_calls_24h", platform, "metrics"] > 0
         assert found["data_age_oldest_seconds", platform] < 86_400
     assert found["reports_24h",] >= 1
 

@@ -181,6 +181,7 @@ def _connect(connection: Connection, vault: Vault, now: datetime) -> int:
 LOGS = ("metric_revisions", "fetches", "incident_events")
 FORBIDDEN = [
     *(("aae_jobs", f"UPDATE {log} SET id = 1") for log in LOGS),
+    ("aae_jobs", "UPDATE api_calls SET calls = 1"),
     ("aae_jobs", "DELETE FROM ad_accounts"),
     ("aae_jobs", "DELETE FROM entities"),
     ("aae_jobs", "UPDATE users SET email = 'x'"),

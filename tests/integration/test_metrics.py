@@ -30,7 +30,7 @@ from aae.operate.metrics.server import Pulse, create_app, keep_serving, serving
 from aae.sandbox import World
 from aae.settings import MetricsSettings, Settings
 from aae.storage.engine import reading, upgrade
-from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, fetches
+from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, api_calls
 from tests import servers
 from tests.integration.bench import bench
 from tests.proxy import Proxy
@@ -88,7 +88,7 @@ def test_what_the_jobs_did_is_what_the_metrics_say(
     with reading(engine) as connection:
         tables = (ad_metrics_daily, ad_metrics_hourly)
         stored = sum(connection.scalar(select(func.count()).select_from(table)) or 0 for table in tables)
-        calls = connection.scalar(select(func.sum(fetches.c.api_calls)))
+        calls = connection.scalar(select(func.sum(api_calls.c.calls)))
     with exporter(settings_for(url)) as client:
         found = values(client)
     assert sum(value for key, value in found.items() if key[0] == "rows_stored_24h" and key[1] == "inserted") == stored

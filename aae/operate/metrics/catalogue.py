@@ -86,7 +86,13 @@ ROWS_FETCHED = _metric("tables", "rows_fetched_24h", "Rows that the platforms ga
 ROWS_STORED = _metric(
     "tables", "rows_stored_24h", "Rows inserted, updated and deleted (withdrawn) in 24 h.", "platform", "change"
 )
-API_CALLS = _metric("tables", "api_calls_24h", "Calls of the platforms' APIs made by fetches in 24 h.", "platform")
+API_CALLS = _metric(
+    "tables",
+    "api_calls_24h",
+    "Calls of the platforms' APIs made by fetches in 24 h, by what they were for.",
+    "platform",
+    "purpose",
+)
 DRIFTED = _metric(
     "tables", "fetches_drifted_24h", "Slices stored in 24 h whose sums are over 1 % off the platform's own.", "platform"
 )

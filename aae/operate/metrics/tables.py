@@ -28,6 +28,7 @@ from aae.storage import attempts as attempt_log
 from aae.storage import engine as database
 from aae.storage.schema import (
     ad_accounts,
+    api_calls,
     attempts,
     fetches,
     incidents,
@@ -50,6 +51,7 @@ _LEEWAY: Final = timedelta(hours=1)
 _DRIFT: Final = 0.01
 # Words of other modules that are not imported here: they would bring numpy and scipy into the watch. A test compares.
 SEVERITIES: Final = ("low", "medium", "high", "critical")
+PURPOSES: Final = ("listing", "metrics", "totals", "poll", "auth")
 INCIDENT_METRICS: Final = ("cpa", "roas", "cvr", "tracking", "ctr", "cpc", "cpm", "spend", "delivery")
 _PLATFORMS: Final = tuple(Platform)
 _OUTCOMES: Final = ("stored", "throttled", "failed", "reauthorize", "skipped")
@@ -91,6 +93,7 @@ def read(engine: Engine, *, now: datetime, lost_seconds: float) -> list[Sample]:
         return [
             *_accounts(connection, now),
             *_fetches(connection, now),
+            *_calls(connection, now),
             *_refreshes(connection, now),
             *_incidents(connection),
             *_reports(connection, now),
@@ -144,7 +147,6 @@ def _fetches(connection: Connection, now: datetime) -> Iterator[Sample]:
     tried = Tally(catalogue.FETCHES, _PLATFORMS, _OUTCOMES)
     fetched = Tally(catalogue.ROWS_FETCHED, _PLATFORMS)
     stored = Tally(catalogue.ROWS_STORED, _PLATFORMS, ("inserted", "updated", "deleted"))
-    calls = Tally(catalogue.API_CALLS, _PLATFORMS)
     drifted = Tally(catalogue.DRIFTED, _PLATFORMS)
     query = (
         select(
@@ -155,7 +157,6 @@ def _fetches(connection: Connection, now: datetime) -> Iterator[Sample]:
             func.sum(fetches.c.rows_inserted).label("inserted"),
             func.sum(fetches.c.rows_updated).label("updated"),
             func.sum(fetches.c.rows_deleted).label("deleted"),
-            func.sum(fetches.c.api_calls).label("calls"),
             func.sum(case((func.abs(fetches.c.drift) > _DRIFT, 1), else_=0)).label("drifted"),
         )
         .join_from(fetches, ad_accounts)
@@ -167,10 +168,23 @@ def _fetches(connection: Connection, now: datetime) -> Iterator[Sample]:
         fetched.add(row.fetched, row.platform)
         for change in ("inserted", "updated", "deleted"):
             stored.add(row._mapping[change], row.platform, change)
-        calls.add(row.calls, row.platform)
         drifted.add(row.drifted, row.platform)
-    for tally in (tried, fetched, stored, calls, drifted):
+    for tally in (tried, fetched, stored, drifted):
         yield from tally.samples()
+
+
+def _calls(connection: Connection, now: datetime) -> Iterator[Sample]:
+    tally = Tally(catalogue.API_CALLS, _PLATFORMS, PURPOSES)
+    query = (
+        select(ad_accounts.c.platform, api_calls.c.purpose, func.sum(api_calls.c.calls))
+        .join_from(api_calls, fetches)
+        .join(ad_accounts, fetches.c.account_id == ad_accounts.c.id)
+        .where(_lately(connection, fetches, fetches.c.finished_at, now))
+        .group_by(ad_accounts.c.platform, api_calls.c.purpose)
+    )
+    for platform, purpose, calls in connection.execute(query):
+        tally.add(calls, platform, purpose)
+    yield from tally.samples()
 
 
 def _refreshes(connection: Connection, now: datetime) -> Iterator[Sample]:

@@ -17,6 +17,7 @@ from aae.model import Granularity, Platform, Process, Slice
 from aae.operate.metrics import catalogue, tables
 from aae.operate.metrics.catalogue import Metric, Sample
 from aae.operate.metrics.exposition import expose
+from aae.platforms.transport import Purpose
 from aae.storage import accounts, attempts, fetches, incidents, notifications, reports
 from aae.storage.engine import reading
 from aae.storage.schema import ad_accounts, token_refreshes
@@ -105,10 +106,28 @@ def test_the_age_of_the_data_is_that_of_the_last_complete_fetch_or_of_the_connec
 
 def test_fetches_of_the_last_day_are_summed_by_platform(engine: Engine, connect: Connect, now: datetime) -> None:
     meta, google = connect(Platform.META, 1), connect(Platform.GOOGLE, 2)
-    fetch(engine, meta, age(24.5, now), rows_fetched=1000, api_calls=1000)
-    fetch(engine, meta, age(23, now), rows_fetched=10, rows_inserted=4, rows_updated=3, api_calls=2, drift=0.02)
-    fetch(engine, meta, age(1, now), rows_fetched=10, rows_inserted=1, rows_deleted=2, api_calls=3, drift=-0.009)
-    fetch(engine, meta, age(0.5, now), outcome="throttled", api_calls=1)
+    fetch(engine, meta, age(24.5, now), rows_fetched=1000, calls_by={"poll": 1000})
+    fetch(
+        engine,
+        meta,
+        age(23, now),
+        rows_fetched=10,
+        rows_inserted=4,
+        rows_updated=3,
+        calls_by={"metrics": 2},
+        drift=0.02,
+    )
+    fetch(
+        engine,
+        meta,
+        age(1, now),
+        rows_fetched=10,
+        rows_inserted=1,
+        rows_deleted=2,
+        calls_by={"metrics": 3, "totals": 1},
+        drift=-0.009,
+    )
+    fetch(engine, meta, age(0.5, now), outcome="throttled", calls_by={"listing": 1, "of the future": 2})
     fetch(engine, google, age(0.1, now), outcome="of the future", drift=-0.5)
     found = {key: value for key, value in read(engine, now).items() if key[0] not in {"accounts"}}
     assert {key: value for key, value in found.items() if not key[0].startswith("data_age")} == {
@@ -119,7 +138,10 @@ def test_fetches_of_the_last_day_are_summed_by_platform(engine: Engine, connect:
         ("rows_stored_24h", "meta", "inserted"): 5,
         ("rows_stored_24h", "meta", "updated"): 3,
         ("rows_stored_24h", "meta", "deleted"): 2,
-        ("api_calls_24h", "meta"): 6,
+        ("api_calls_24h", "meta", "metrics"): 5,
+        ("api_calls_24h", "meta", "totals"): 1,
+        ("api_calls_24h", "meta", "listing"): 1,
+        ("api_calls_24h", "meta", "other"): 2,
         ("fetches_drifted_24h", "meta"): 1,
         ("fetches_drifted_24h", "google"): 1,
     }
@@ -277,6 +299,7 @@ def test_a_statement_that_takes_too_long_is_ended(engine: Engine, monkeypatch: p
 
 def test_the_words_for_incidents_are_those_of_detection() -> None:
     assert tuple(scoring.SEVERITIES) == tables.SEVERITIES
+    assert tuple(Purpose) == tables.PURPOSES
     assert set(scoring.FAMILY) == set(tables.INCIDENT_METRICS)
 
 
