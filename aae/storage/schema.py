@@ -277,8 +277,8 @@ fetches = Table(
     **_MYSQL,
 )
 
-# What a row of fetches has cost, by what the calls were for (aae.platforms.transport.Purpose), with what was asked on the
-# way to it, for instance the listing of entities; the row's own api_calls are those for the slice alone.
+# What a row of fetches has cost, by what the calls were for (aae.platforms.transport.Purpose), with what was asked on
+# the way to it, for instance the listing of entities; the row's own api_calls are those for the slice alone.
 api_calls = Table(
     "api_calls",
     metadata,
