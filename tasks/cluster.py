@@ -3,8 +3,8 @@
 The steps stay in the run's process, with Prefect's record of them, their retries, time limits, places at once and
 progress. What travels is the work of one attempt, an :class:`Order`: so a step that waits minutes for its next try
 keeps no thread of the cluster, and one that the cluster lost is tried again like any other. (Prefect's own runner for
-Dask sends the step as a whole, waits included, and gives each an event loop of its own and with it a pace of its own
-towards the platforms.)
+Dask sends the step as a whole, waits included, and gives each an event loop of its own and with it connections of its
+own to the platforms.)
 
 An order names no secret: the processes of the cluster have the settings of a worker in their environment. They write
 under the fencing token of the run's attempt, so what they still do when the run has been given to another process, or
@@ -182,7 +182,7 @@ def _told(error: Exception) -> str:
 
 
 def carry_out(order: Order) -> Answer:
-    """Do the work, in this process's one event loop: all orders share the door to the platforms and its pace."""
+    """Do the work, in this process's one event loop: all orders share the door to the platforms."""
     try:
         _get_ready()
         return Answer(asyncio.run_coroutine_threadsafe(_attempt(order), _loop()).result())

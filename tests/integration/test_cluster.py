@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from aae.errors import Superseded
+from aae.errors import Retry, Superseded
 from aae.operate.processes import this_process
 from aae.settings import FetchSettings, load
 from aae.storage import attempts
@@ -20,6 +24,7 @@ from aae.storage.transact import transact
 from tasks import cluster
 from tasks.cluster import Order, carried_out, carry_out
 from tests.clusters import needs_dask
+from tests.servers import DIE_WITH_PARENT, free_port
 
 PAIR = FetchSettings(runner="dask", accounts_at_once=2)
 
@@ -89,3 +94,45 @@ async def test_nobody_without_the_runs_own_keys_gets_into_the_processes_that_it_
         assert address.startswith("tls://127.0.0.1:")
         with pytest.raises(OSError, match="TLS certificate does not match"):
             await Client(address, security=Security.temporary(), asynchronous=True, timeout=3, set_as_default=False)
+
+
+@contextmanager
+def dask(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One of Dask's own programs, as docs/running.md starts it; killed at the end."""
+    command = [sys.executable, "-m", "dask", *words, "--no-dashboard", "--host", "127.0.0.1"]
+    with subprocess.Popen(
+        [sys.executable, "-c", DIE_WITH_PARENT, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def pid() -> int:
+    return os.getpid()
+
+
+@needs_dask
+@pytest.mark.timeout(900)  # three processes load everything, twice: seconds, but minutes on a busy machine
+async def test_a_cluster_of_ones_own_is_used_and_its_loss_is_worth_another_try_that_finds_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 300)
+    address = f"tcp://127.0.0.1:{free_port()}"
+    scheduler = ("scheduler", "--port", address.rpartition(":")[2])
+    worker = ("worker", address, "--nworkers", "2", "--nthreads", "1")
+    with dask(*scheduler) as first, dask(*worker):
+        async with cluster.cluster(FetchSettings(runner="dask", cluster=address)):
+            assert await carried_out(pid) != os.getpid()
+            lost = asyncio.create_task(carried_out(asyncio.sleep, 60))
+            await asyncio.sleep(1)
+            first.kill()
+            with pytest.raises(Retry, match="The cluster did not do its part"):
+                await lost
+            # A worker of Dask's ends with its scheduler; whatever supervises it starts it again.
+            with dask(*scheduler), dask(*worker):
+                assert await carried_out(pid) != os.getpid()
