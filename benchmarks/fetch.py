@@ -37,6 +37,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import httpx
 import orjson
@@ -45,7 +46,7 @@ import redis
 from sqlalchemy import Connection, Engine, inspect
 
 from aae.jobs.context import Context, open_context, open_stores
-from aae.jobs.fetch import AccountOutcome, fetch_account
+from aae.jobs.fetch import AccountOutcome, fetch_account, publish
 from aae.jobs.planning import plan_backfill
 from aae.model import Account, Granularity, Platform, Slice, Token, Totals
 from aae.operate.account_files import read_accounts
@@ -88,6 +89,7 @@ class Split:
     asking: float = 0.0
     network: float = 0.0
     pacing: float = 0.0
+    publishing: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="in equal shares (default: meta google; TikTok's pace would be what is measured)",
     )
     parser.add_argument(
-        "--only", nargs="+", choices=("ours", *PEERS), default=["ours", *PEERS], help="clients (default: all)"
+        "--only",
+        nargs="+",
+        choices=("ours", "again", *PEERS),
+        default=["ours", "again", *PEERS],
+        help="clients, in this order; 'again' comes after ours (default: all)",
     )
     parser.add_argument("--rounds", type=int, default=1, help="the quickest of so many counts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="another seed, another world (default: %(default)s)")
@@ -174,7 +180,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="auto",
         help="a private server or a file; auto takes MariaDB where it is installed (default: %(default)s)",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if "again" in options.only and "ours" not in options.only[: options.only.index("again")]:
+        parser.error("--only: 'again' needs 'ours' before it")
+    return options
 
 
 def minimum_calls(platform: Platform, entities: Sequence[int], slices: Sequence[int], totals: int) -> int:
@@ -236,18 +245,23 @@ class _Contest:
             return
         if name not in self._taped:
             self._go(name, stage.templates)
-            self._taped.add(name)
-        for each, run in self._go(name, stage.people):
-            self.runs[each] = min((run, self.runs.get(each, run)), key=lambda one: one.cost.seconds)
+            self._taped |= {name, "again"}  # which asks what ours does
+        run = self._go(name, stage.people)
+        self.runs[name] = min((run, self.runs.get(name, run)), key=lambda one: one.cost.seconds)
 
-    def _go(self, name: str, people: list[dict[str, Any]]) -> list[tuple[str, Run]]:
-        stage, database = self._stage, self._stage.databases.fresh()
-        if name != "ours":
-            return [(name, self._heard(lambda: _peer(name, stage, people, _plain(database))))]
-        self.settings = settings = stage.product(people, database)
-        first = self._heard(lambda: _cold(settings, stage.since))
-        self.asked = stage.tape.heard().asked
-        return [("ours", first), ("ours, again", self._heard(lambda: _cold(settings, stage.since)))]
+    def _go(self, name: str, people: list[dict[str, Any]]) -> Run:
+        stage = self._stage
+        if name in PEERS:
+            database = _plain(stage.databases.fresh())
+            return self._heard(lambda: _peer(name, stage, people, database))
+        if name == "ours":
+            self.settings = stage.product(people, stage.databases.fresh())
+        settings = self.settings
+        assert settings is not None
+        run = self._heard(lambda: _cold(settings, stage.since))
+        if name == "ours":
+            self.asked = stage.tape.heard().asked
+        return run
 
     def _heard(self, go: Callable[[], Measured[Fetched]]) -> Run:
         self._stage.tape.forget()
@@ -401,9 +415,16 @@ def _one_at_a_time(settings: Settings, since: date) -> tuple[Split, Measured[Fet
             context = replace(product, transport=transport, connectors=doors)
             return [await _fetch(context, account, since) for account in _connected(context.engine)]
 
+    def published(*arguments: Any, **more: Any) -> int:
+        begun = time.perf_counter()
+        version = publish(*arguments, **more)
+        split.publishing += time.perf_counter() - begun
+        return version
+
     _forget(settings)
     try:
-        return split, bench.measured(lambda: _sum(asyncio.run(in_turn())))
+        with mock.patch("aae.jobs.fetch.publish", published):
+            return split, bench.measured(lambda: _sum(asyncio.run(in_turn())))
     finally:
         _close(settings)
 
@@ -572,7 +593,7 @@ def _report(options: argparse.Namespace, stage: Stage, contest: _Contest) -> Non
         f"into {stage.databases.kind}. Peers' calls are counted where ours are: at the tape.\n",
         bench.table(
             "End to end",
-            ("", "rows", "calls", "seconds", "rows/s", "x best peer", "CPU s per M rows", "peak MB"),
+            ("", "rows", "calls", "seconds", "rows/s", "x best peer", "CPU s/M rows", "peak MB"),
             [
                 (
                     name,
@@ -640,7 +661,7 @@ def _bounds(options: argparse.Namespace, stage: Stage, contest: _Contest, figure
     few = stage.people[:WATCHED_ACCOUNTS]
     bench.progress(f"where the time goes, {len(few)} accounts")
     split, alone = _one_at_a_time(stage.product(few, stage.databases.fresh()), stage.since)
-    storing = alone.cost.seconds - split.asking
+    storing = alone.cost.seconds - split.asking - split.publishing
     speeds = {
         **{name: one.value / one.cost.seconds for name, one in limits.items()},
         "ours, storing alone": alone.value.rows / storing,
@@ -652,7 +673,8 @@ def _bounds(options: argparse.Namespace, stage: Stage, contest: _Contest, figure
         "network": split.network,
         "parsing and checking": split.asking - split.network - split.pacing,
         "waiting for TikTok's pace": split.pacing,
-        "storing, recording, publishing": storing,
+        "storing and recording": storing,
+        "publishing (the hot window, read back)": split.publishing,
     }
     fewest = _minimum(settings)
     paced = SPACING * sum(one.target.startswith("/open_api/") for one in contest.asked)

@@ -38,7 +38,7 @@ def test_fetching_stores_everything_by_the_fewest_calls_and_the_peer_finds_the_s
 ) -> None:
     small = ("--accounts", "6", "--ads", "1", "--days", "1", "--platforms", "meta", "tiktok", "google")
     told = tmp_path / "figures.json"
-    figures = run(fetch.main, *small, "--only", "ours", "plain", "--database", "sqlite", "--json", str(told))
+    figures = run(fetch.main, *small, "--only", "ours", "again", "plain", "--database", "sqlite", "--json", str(told))
     assert figures["not_stored"] == 0
     assert {each["rows"] for each in figures["runs"].values()} == {figures["runs"]["ours"]["rows"]}
     assert figures["runs"]["ours"]["rows"] > 0
@@ -58,6 +58,12 @@ def test_a_peer_that_is_not_installed_is_left_out_and_said(
     figures = run(fetch.main, *small, "--only", "plain", "dlt")
     assert list(figures["runs"]) == ["plain"]
     assert figures["missing"] == {"dlt": "dlt is left out: it is not installed; make peers"}
+
+
+def test_the_same_again_needs_a_first_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fetch.main(["--only", "again", "ours"])
+    assert "'again' needs 'ours' before it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("peer", ["dlt", "singer"])
