@@ -88,6 +88,18 @@ SEED   ?= 1
 chaos: $(VENV)/.dev ## Kill and break everything at random: make chaos ROUNDS=200 SEED=1
 	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED)
 
+DATABASE ?= sqlite
+
+.PHONY: matrix
+matrix: $(VENV)/.dev ## Every fault on every platform: what a fetch makes of it (make matrix DATABASE=mariadb); writes docs/faults.md
+	@$(BIN)/python -m tests.proof --database $(DATABASE) --write
+
+EXAMPLES ?= 200
+
+.PHONY: proof
+proof: $(VENV)/.dev ## Random worlds, faults and restarts against the sandbox's ledger: make proof EXAMPLES=1000 SEED=1
+	@PROOF_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/integration/test_proof.py -q -o timeout=0 --hypothesis-seed=$(SEED)
+
 .PHONY: check
 check: $(VENV)/.dev ## Lint, format, types, architecture
 	@$(BIN)/ruff check .

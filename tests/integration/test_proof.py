@@ -24,6 +24,7 @@ from aae.jobs.fetch import AccountOutcome
 from aae.jobs.planning import plan_backfill
 from aae.model import Account, Platform, Slice
 from aae.sandbox import CATALOGUE, Fault
+from tests.proof.matrix import LIES
 from tests.proof.stage import Mishap, Stage, staged
 from tests.proof.worlds import CURRENCIES, REVISIONS, ZONES, Plot, Revision, Seat, beginning, odd_days
 
@@ -34,9 +35,6 @@ proven = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-
-LIES = frozenset({"restated", "no_rows", "clock_change", "tiktok_dash_metrics", "google_large_ids", "google_removed"})
-"""Faults in which a platform tells other numbers than it should: what they leave behind is not compared."""
 
 TOKEN_ENDPOINT = frozenset({"google_invalid_grant", "google_rotates"})
 WAITED_FOR_REALLY = frozenset({"hang", "slow"})
