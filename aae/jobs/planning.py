@@ -1,7 +1,7 @@
 """Which slices a fetch asks for. Pure: what was stored before goes in, what is owed comes out.
 
 One rule makes the first fetch, the regular one, the catching-up after downtime and the daily re-reading:
-a local day is *settled* once a fetch that covered it was stored after the day had ended. Asked for are
+a local day is *settled* once a fetch that covered it was begun after the day had ended. Asked for are
 
 - the recent days, always;
 - every day of the history window that is not settled;
@@ -48,12 +48,12 @@ def plan_account(
         (Granularity.DAILY, settings.recent_days, settings.first_days),
         (Granularity.HOURLY, settings.hourly_days, settings.first_hourly_days),
     ):
-        # What claims to have been stored in the future was stored by a clock that was wrong, and proves nothing.
-        windows = [window for window in stored.get(granularity, ()) if window.finished_at <= now]
+        # What claims to have been asked for in the future was asked for by a clock that was wrong, and proves nothing.
+        windows = [window for window in stored.get(granularity, ()) if window.asked_at <= now]
         wanted = set(_last(recent, today))
         wanted.update(day for day in _last(history, today) if not settled(day, account, windows))
         if granularity is Granularity.DAILY:
-            fresh = [window for window in windows if window.finished_at >= _last_boundary(now)]
+            fresh = [window for window in windows if window.asked_at >= _last_boundary(now)]
             restated = _last(rules.restatement_days, today)
             wanted.update(day for day in restated if not any(window.covers(day) for window in fresh))
         own = [window for window in windows if run_id is not None and window.run_id == run_id]
@@ -141,14 +141,14 @@ def due_for_a_look(stored: Mapping[Granularity, Sequence[StoredWindow]], now: da
 
     Once a day, with the window of restatement; a new account has been asked about a moment ago.
     """
-    finished = [window.finished_at for window in stored.get(Granularity.DAILY, ()) if window.finished_at <= now]
-    return bool(finished) and max(finished) < _last_boundary(now)
+    asked = [window.asked_at for window in stored.get(Granularity.DAILY, ()) if window.asked_at <= now]
+    return bool(asked) and max(asked) < _last_boundary(now)
 
 
 def settled(day: date, account: Account, windows: Sequence[StoredWindow]) -> bool:
-    """Whether one of the windows covered the account's local day and was stored after it had ended."""
+    """Whether one of the windows covered the account's local day and was asked for after it had ended."""
     ended = datetime.combine(day + timedelta(days=1), time(), tzinfo=account.zone)
-    return any(window.covers(day) and window.finished_at >= ended for window in windows)
+    return any(window.covers(day) and window.asked_at >= ended for window in windows)
 
 
 def _months_before(day: date, months: int) -> date:

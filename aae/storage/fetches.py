@@ -23,11 +23,14 @@ _STORED_BY_AD_DAYS: Final = 90
 
 @dataclass(frozen=True, slots=True)
 class StoredWindow:
-    """Local days, both inclusive, that one fetch stored, when it finished (UTC), and in which run."""
+    """Local days, both inclusive, that one fetch stored, when it began to ask for them (UTC), and in which run.
+
+    What happened after that moment it need not have seen, however long it took.
+    """
 
     since: date
     until: date
-    finished_at: datetime
+    asked_at: datetime
     run_id: str | None = None
 
     def covers(self, day: date) -> bool:
@@ -169,7 +172,7 @@ def stored_windows(
     Days of another time zone were other days: what was stored before the account's zone changed does not count.
     """
     rows = connection.execute(
-        select(fetches.c.since, fetches.c.until, fetches.c.finished_at, fetches.c.run_id, fetches.c.outcome)
+        select(fetches.c.since, fetches.c.until, fetches.c.started_at, fetches.c.run_id, fetches.c.outcome)
         .where(
             fetches.c.account_id == account_id,
             fetches.c.granularity == granularity.value,

@@ -209,6 +209,18 @@ def exact(stage: Stage) -> None:
         assert have == said
 
 
+@pytest.mark.parametrize("answer", range(8))
+def test_a_day_that_ends_while_it_is_asked_about_is_asked_for_again(stage: Stage, answer: int) -> None:
+    seat = Seat(Platform.TIKTOK, "EUR", "UTC", seed=3)
+    stage.begin(Plot(beginning("UTC", date(2026, 6, 15), minutes=24 * 60 - 5), (seat,)).world())
+    stage.fetch("run-0", mishap=Mishap("answer", answer, "jump"))
+    stage.later(timedelta(days=1))
+    well(stage.fetch("run-1", still=True))
+    (account,) = stage.accounts()
+    assert stage.unsettled(account) == []
+    assert stage.differences(account) == []
+
+
 @given(plot=plots(), revised=st.booleans(), dice=st.randoms(use_true_random=False))
 @proven
 def test_the_order_of_slices_and_accounts_does_not_matter(

@@ -1,1 +1,1 @@
-"""Proof that the tables say what the platforms said: random stories, and every fault of the sandbox's catalogue in turn."""
+"""Proof that the tables say what the platforms said: random stories, and every fault in turn."""

@@ -112,7 +112,6 @@ class Stage:
         servers.empty(self.engine)
         with redis.Redis.from_url(self.settings.redis_url) as client:
             client.flushall()
-        self._forget()
         self.faults = Faults(seed)
         self.worlds, self.moments = [], []
         self.clock.set(world.anchor, frozen=True)

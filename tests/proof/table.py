@@ -101,14 +101,15 @@ def markdown(results: Sequence[Result], calm: Mapping[Platform, AccountOutcome])
     for title, group in _groups(results):
         columns = ("Fault", "What happens", *COLUMNS[1:])
         lines = [f"\n## {title}\n", _line(columns), _line(["---"] * len(columns))]
-        before = ""
-        for result in group:
-            name, *others = _cells(result)
-            again = name == before
-            lines.append(_line(["" if again else f"`{name}`", "" if again else result.cell.kind.description, *others]))
-            before = name
+        lines += [row(result) for result in group]
         parts.append("\n".join(lines) + "\n")
     return "".join(parts)
+
+
+def row(result: Result) -> str:
+    """A cell's line of the page."""
+    name, *others = _cells(result)
+    return _line([f"`{name}`", result.cell.kind.description, *others])
 
 
 def _groups(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
