@@ -209,7 +209,7 @@ class TikTokApi:
         level = _LEVELS[query["data_level"]]
         time = _time_dimension(_json(query, "dimensions", []), level)
         metrics = _json(query, "metrics", ["spend", "impressions"])
-        known = {*_METRICS, *_labels(account, level, 0)} if account.leaves else set(_METRICS)
+        known = {*_METRICS, *_LABELS[level]}
         unknown = [name for name in metrics if name not in known]
         if unknown:
             raise TikTokError(40002, f"Invalid metric fields: {unknown}, no relation to the dimensions.")
@@ -324,6 +324,18 @@ _CONVERSION_METRICS: Final = frozenset(name for name in _METRICS if "conversion"
 
 def _count(micros: int) -> str:
     return str(micros // 1_000_000) if micros % 1_000_000 == 0 else money_decimal(micros)
+
+
+_LABELS: Final = {
+    level: ("advertiser_name", "currency", *(f"{name}_{part}" for name in names for part in ("name", "id")))
+    for level, names in {
+        None: (),
+        Level.CAMPAIGN: ("campaign",),
+        Level.AD_SET: ("campaign", "adgroup"),
+        Level.AD: ("campaign", "adgroup", "ad"),
+    }.items()
+}
+"""What may be asked for as a metric at each level, also of an account that has nothing yet."""
 
 
 def _labels(account: AdAccount, level: Level | None, group: int) -> dict[str, str]:

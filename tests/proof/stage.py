@@ -180,9 +180,15 @@ class Stage:
 
         async def all_of_them() -> list[AccountOutcome]:
             async with self._context(timeout) as context:
-                if together:
-                    return await asyncio.gather(*(one(context, account) for account in todo))
-                return [await one(context, account) for account in todo]
+                if not together:
+                    return [await one(context, account) for account in todo]
+                tasks = [asyncio.create_task(one(context, account)) for account in todo]
+                try:
+                    return await asyncio.gather(*tasks)
+                finally:  # where one ends, all do
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
 
         async def run() -> list[AccountOutcome] | None:
             task = asyncio.create_task(all_of_them())

