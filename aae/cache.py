@@ -17,7 +17,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -32,7 +32,7 @@ from redis.retry import Retry
 
 from aae import tls
 from aae.errors import UserError
-from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames
+from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames, Reach
 from aae.model import Account
 from aae.patience import IN_A_ROW, KEPT_AFTER, PACE_SECONDS, SLOWEST, LocalState, Pause
 
@@ -350,6 +350,7 @@ def _pack(frames: AccountFrames) -> bytes:
             "version": frames.version,
             "data_through": frames.data_through and frames.data_through.isoformat(),
             "lengths": [len(stream) for stream in streams],
+            "reach": frames.reach and _reach_as_json(frames.reach),
         }
     ).encode()
     body = b"".join((len(head).to_bytes(4, "big"), head, *streams))
@@ -378,8 +379,20 @@ def _unpack(payload: bytes, account: Account, version: int) -> AccountFrames | N
         account=account,
         version=version,
         data_through=None if through is None else datetime.fromisoformat(through),
+        reach=_reach(head.get("reach")),
         **found,
     )
+
+
+def _reach_as_json(reach: Reach) -> list[Any]:
+    return [reach.daily_since.isoformat(), reach.hourly_since.isoformat(), reach.fetch_id]
+
+
+def _reach(told: list[Any] | None) -> Reach | None:
+    if told is None:
+        return None
+    daily, hourly, fetch_id = told
+    return Reach(date.fromisoformat(daily), date.fromisoformat(hourly), int(fetch_id))
 
 
 def _digest(body: bytes | memoryview) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final
 
 import pandas as pd
@@ -44,12 +44,27 @@ HOURLY: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """What frames hold: all from these local days on, as the account's fetches up to ``fetch_id`` left it (0: none)."""
+
+    daily_since: date
+    hourly_since: date
+    fetch_id: int
+
+    def continues(self, before: Reach) -> bool:
+        """Whether frames of ``before`` are such ones of an earlier moment, so that what came since is all they lack."""
+        same_days = (before.daily_since, before.hourly_since) == (self.daily_since, self.hourly_since)
+        return same_days and before.fetch_id <= self.fetch_id
+
+
+@dataclass(frozen=True, slots=True)
 class AccountFrames:
     """One account's hot window.
 
     ``entities``, ``daily`` and ``hourly`` have exactly the columns of ``ENTITIES``, ``DAILY`` and ``HOURLY``, sorted by
     time and entity. ``version`` is the account's ``data_version`` when they were read. ``data_through`` (aware UTC) is
-    when the numbers were last fetched in full, or None if never: what happened after it is unknown, not zero.
+    when the numbers were last fetched in full, or None if never: what happened after it is unknown, not zero. With a
+    ``reach`` they can be brought up to date instead of read anew.
     """
 
     account: Account
@@ -58,3 +73,4 @@ class AccountFrames:
     entities: pd.DataFrame
     daily: pd.DataFrame
     hourly: pd.DataFrame
+    reach: Reach | None = None

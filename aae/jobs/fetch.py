@@ -3,6 +3,9 @@
 Each slice is stored in a transaction of its own together with its row in ``fetches``, so that whatever happens later,
 what is stored is stored and what is owed is known. A failing slice is recorded too; the ones after it are still tried,
 unless the failure concerns the whole account.
+
+While a slice is being stored the next one is asked for. So the rows of two slices are in memory and never more, about
+150 bytes a row and at most ``MOST_ROWS`` each, however many slices and however large the account.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -120,20 +125,23 @@ def plan(stores: Stores, account: Account, connector: Connector, *, now: datetim
 def publish(stores: Stores, account: Account, now: datetime, *, complete: bool) -> int:
     """Move the account's data version and put its hot window into the cache; returns the new version.
 
-    The version moves in the database first: a frame of an older version is never used. ``complete`` says that the
-    numbers reach up to ``now``.
+    The version moves in the database first: a frame of an older version is never used. Of the window published before
+    only what has changed since is read again. ``complete`` says that the numbers reach up to ``now``.
     """
     version = transact(
         stores.engine, accounts.bump_data_version, account.id, through=now if complete else None, now=now
     )
-    read_hot_frames(stores, account, now=now, version=None)
+    _publish_frames(stores, account, now, stores.cache.get_frames(account, version - 1))
     return version
 
 
-def read_hot_frames(stores: Stores, account: Account, *, now: datetime, version: int | None) -> AccountFrames:
+def read_hot_frames(stores: Stores, account: Account, *, now: datetime, version: int) -> AccountFrames:
     """The account's hot window: from the cache if it holds exactly ``version``, else from the tables (and cached)."""
-    if version is not None and (cached := stores.cache.get_frames(account, version)) is not None:
-        return cached
+    cached = stores.cache.get_frames(account, version)
+    return _publish_frames(stores, account, now, None) if cached is None else cached
+
+
+def _publish_frames(stores: Stores, account: Account, now: datetime, before: AccountFrames | None) -> AccountFrames:
     today = account.local_day(now)
     frames = look(
         stores.engine,
@@ -141,6 +149,7 @@ def read_hot_frames(stores: Stores, account: Account, *, now: datetime, version:
         account.id,
         daily_since=today - timedelta(days=HOT_DAILY_DAYS),
         hourly_since=today - timedelta(days=HOT_HOURLY_DAYS),
+        before=before,
     )
     stores.cache.put_frames(frames, ttl=FRAMES_TTL_SECONDS)
     return frames
@@ -282,25 +291,55 @@ class _AccountFetch:
                 await asyncio.to_thread(self._record_failure, pieces[0], error, begun)
             raise
         await asyncio.to_thread(_store_entities, self._context, self._account, listing, begun)
-        for piece in pieces:
-            if deadline.passed:
-                self._owe(self._remaining, "The soft time limit was reached; the rest is owed.", retry=False)
-                return
-            await self._fetch_slice(piece)
-            self._remaining -= 1
+        before: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        before.set_result(None)
+        try:
+            for piece in pieces:
+                if deadline.passed:
+                    break
+                before = await self._fetch_slice(piece, before)
+            await before
+        finally:
+            before.cancel()
+        if self._remaining:
+            self._owe(self._remaining, "The soft time limit was reached; the rest is owed.", retry=False)
 
-    async def _fetch_slice(self, piece: Slice) -> None:
-        """One slice, stored and recorded; a failure that concerns only this slice is recorded and owed."""
+    async def _fetch_slice(self, piece: Slice, before: asyncio.Future[None]) -> asyncio.Future[None]:
+        """Ask for one slice, and begin to store it when the one ``before`` is settled; what is then under way."""
         started, calls = self._clock(), self._calls()
         try:
             frame, truth = await self._with_token(lambda token: self._ask(token, piece))
-            await asyncio.to_thread(self._store, piece, frame, truth, started=started, calls=self._calls() - calls)
         except (Retry, Skip, Bug, SQLAlchemyError) as error:
-            meaning = _meaning(error)
-            await asyncio.to_thread(self._record_failure, piece, meaning, started)
-            if isinstance(meaning, Throttled):
-                raise
-            self._owe(1, str(meaning), retry=isinstance(meaning, Retry))
+            await before
+            await self._note_failure(piece, error, started)
+            return before
+        except Exception:
+            await before
+            raise
+        await before
+        store = asyncio.to_thread(self._store, piece, frame, truth, started=started, calls=self._calls() - calls)
+        return asyncio.create_task(self._settle(piece, store, started))
+
+    async def _settle(self, piece: Slice, store: Awaitable[None], started: datetime) -> None:
+        try:
+            await store
+        except (Retry, Skip, Bug, SQLAlchemyError) as error:
+            await self._note_failure(piece, error, started)
+        else:
+            self._remaining -= 1
+
+    async def _note_failure(self, piece: Slice, error: AaeError | SQLAlchemyError, started: datetime) -> None:
+        """Record and owe a slice whose failure concerns only itself.
+
+        Raises:
+            Throttled: it concerns the account.
+        """
+        meaning = _meaning(error)
+        await asyncio.to_thread(self._record_failure, piece, meaning, started)
+        if isinstance(meaning, Throttled):
+            raise meaning
+        self._owe(1, str(meaning), retry=isinstance(meaning, Retry))
+        self._remaining -= 1
 
     async def _ask(self, token: Token, piece: Slice) -> tuple[pd.DataFrame, Totals | None]:
         """The slice's rows, and by day the platform's own totals to hold them against."""
@@ -310,7 +349,7 @@ class _AccountFetch:
             rows += len(page)
             if rows > MOST_ROWS:
                 raise Bug(f"{self._account.platform.capitalize()} sent more than {MOST_ROWS:,} rows for {piece}.")
-        frame = pd.concat(pages, ignore_index=True) if pages else empty_metrics()
+        frame = pages[0] if len(pages) == 1 else pd.concat(pages or [empty_metrics()], ignore_index=True)
         check_sums(frame, self._account)
         if piece.granularity is Granularity.HOURLY:
             return frame, None
@@ -471,9 +510,14 @@ def check_sums(frame: pd.DataFrame, account: Account) -> None:
         Bug: one cannot; each number fits its column, all of them together do not.
     """
     for name in ("spend", "conversions", "revenue"):
-        # Python's integers: numpy's would silently begin again from below.
-        if sum(map(abs, frame[f"{name}_micros"].dropna().tolist())) >= LARGEST_SUM:
+        if _sum_of_sizes(frame[f"{name}_micros"].to_numpy("int64", na_value=0)) >= LARGEST_SUM:
             raise Bug(f"{account.platform.capitalize()} sent numbers that add up to too much {name}.", code="malformed")
+
+
+def _sum_of_sizes(numbers: npt.NDArray[np.int64]) -> int:
+    """The exact sum of the absolute values. In halves: a sum of 64 bits would silently begin again from below."""
+    sizes = np.abs(numbers).astype(np.uint64)
+    return (int((sizes >> np.uint64(32)).sum()) << 32) + int((sizes & np.uint64(0xFFFFFFFF)).sum())
 
 
 def reconcile(leaves: Totals, platform: Totals | None) -> float | None:

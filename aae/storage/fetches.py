@@ -226,6 +226,25 @@ def freshness(connection: Connection) -> list[tuple[str, datetime]]:
     return [(f"{Platform(row.platform).value}:{row.external_id}", row.at or row.created_at) for row in rows]
 
 
+def last_stored(connection: Connection, account_id: int) -> int:
+    """The id of the account's newest fetch that stored something or found nothing to change; 0 if there is none.
+
+    Its fetches are stored one after the other (``lock_account``), so that one with a lower id never comes later.
+    """
+    stored = and_(fetches.c.account_id == account_id, fetches.c.outcome == "stored")
+    return connection.execute(select(func.max(fetches.c.id)).where(stored)).scalar() or 0
+
+
+def changed_since(connection: Connection, account_id: int, fetch_id: int) -> list[Slice]:
+    """The slices in which fetches later than ``fetch_id`` changed any row."""
+    rows = connection.execute(
+        select(fetches.c.granularity, fetches.c.since, fetches.c.until)
+        .where(fetches.c.account_id == account_id, fetches.c.id > fetch_id, fetches.c.outcome == "stored")
+        .where(fetches.c.rows_inserted + fetches.c.rows_updated + fetches.c.rows_deleted > 0)
+    )
+    return [Slice(account_id, Granularity(row.granularity), row.since, row.until) for row in rows]
+
+
 def drift_on(connection: Connection, account_id: int, day: date) -> float | None:
     """How far the newest stored fetch of ``day`` was from the platform's own totals, by the day or by the hour,
     whichever is further; None if nothing tells."""

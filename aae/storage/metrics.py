@@ -43,8 +43,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames
+from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames, Reach
 from aae.model import METRIC_COLUMNS, Account, AccountStatus, Granularity, Level, Platform, Slice, Totals
+from aae.storage import fetches
 from aae.storage.entities import ensure, ids_of, lock_account, upsert_entities
 from aae.storage.history import unfold
 from aae.storage.loading import load, refill, temporary
@@ -166,8 +167,18 @@ def daily_totals(connection: Connection, account_id: int, since: date, until: da
     return {row.local_date: _totals(row) for row in rows}
 
 
-def read_frames(connection: Connection, account_id: int, *, daily_since: date, hourly_since: date) -> AccountFrames:
+def read_frames(
+    connection: Connection,
+    account_id: int,
+    *,
+    daily_since: date,
+    hourly_since: date,
+    before: AccountFrames | None = None,
+) -> AccountFrames:
     """The account's hot window: everything from those local days on, with exactly the dtypes of ``aae.frames``.
+
+    Of frames ``before`` that began on the same days, only those days are read again in which a fetch has changed
+    something since. The window moves every day, so once a day everything is read, whatever else has touched the tables.
 
     Raises:
         LookupError: there is no such account.
@@ -176,15 +187,17 @@ def read_frames(connection: Connection, account_id: int, *, daily_since: date, h
     if row is None:
         raise LookupError(f"there is no account {account_id}")
     known = {name: row._mapping[name] for name in Account.__dataclass_fields__}
+    reach = Reach(daily_since, hourly_since, fetches.last_stored(connection, account_id))
+    if before is not None and (before.reach is None or not reach.continues(before.reach)):
+        before = None
     return AccountFrames(
         account=Account(**known | {"platform": Platform(row.platform), "status": AccountStatus(row.status)}),
         version=row.data_version,
         data_through=row.data_through,
         entities=_frame(connection, _entities_query(connection, account_id), ENTITIES),
-        daily=_frame(connection, _facts_query(connection, ad_metrics_daily, account_id, daily_since, DAILY), DAILY),
-        hourly=_frame(
-            connection, _facts_query(connection, ad_metrics_hourly, account_id, hourly_since, HOURLY), HOURLY
-        ),
+        daily=_numbers(connection, account_id, Granularity.DAILY, daily_since, before),
+        hourly=_numbers(connection, account_id, Granularity.HOURLY, hourly_since, before),
+        reach=reach,
     )
 
 
@@ -471,6 +484,38 @@ def _entities_query(connection: Connection, account_id: int) -> Select[Any]:
         .where(entities.c.account_id == account_id)
         .order_by(entities.c.id)
     )
+
+
+def _numbers(
+    connection: Connection, account_id: int, granularity: Granularity, since: date, before: AccountFrames | None
+) -> pd.DataFrame:
+    """The hot window's rows of one granularity, out of ``before`` (whose reach fits) where they are still the same."""
+    if before is None or before.reach is None:
+        return _facts_between(connection, account_id, granularity, since, date.max)
+    known = before.daily if granularity is Granularity.DAILY else before.hourly
+    changed = [
+        piece
+        for piece in fetches.changed_since(connection, account_id, before.reach.fetch_id)
+        if piece.granularity is granularity and piece.until >= since
+    ]
+    if not changed:
+        return known
+    first, last = max(since, min(piece.since for piece in changed)), max(piece.until for piece in changed)
+    days = known["local_date"]
+    earlier, later = known[days < pd.Timestamp(first)], known[days > pd.Timestamp(last)]
+    fresh = _facts_between(connection, account_id, granularity, first, last)
+    order = [name for name in ("utc_start", "local_date", "local_hour", "entity_id") if name in known.columns]
+    whole = pd.concat([earlier, fresh, later], ignore_index=True)
+    return whole.sort_values(order, kind="stable", ignore_index=True)
+
+
+def _facts_between(
+    connection: Connection, account_id: int, granularity: Granularity, since: date, until: date
+) -> pd.DataFrame:
+    columns = DAILY if granularity is Granularity.DAILY else HOURLY
+    query = _facts_query(connection, _facts(granularity), account_id, since, columns)
+    facts = _facts(granularity)
+    return _frame(connection, query.where(facts.c.local_date <= until), columns)
 
 
 def _facts_query(

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from aae.cache import Cache, SharedState
 from aae.errors import UserError
-from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames
+from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames, Reach
 from aae.model import Account, Platform
 from aae.patience import Pause
 
@@ -51,6 +51,7 @@ def frames(names: list[str], amounts: list[int | None], version: int = 3) -> Acc
     return AccountFrames(
         account=ACCOUNT,
         version=version,
+        reach=Reach(date(2026, 9, 13), date(2026, 10, 17), 41),
         data_through=datetime(2026, 11, 22, 11, 59, 59, 123456, tzinfo=UTC),
         entities=frame(
             ENTITIES,
@@ -79,7 +80,8 @@ def frames(names: list[str], amounts: list[int | None], version: int = 3) -> Acc
 
 
 def assert_same(one: AccountFrames, other: AccountFrames) -> None:
-    assert (one.account, one.version, one.data_through) == (other.account, other.version, other.data_through)
+    for name in ("account", "version", "data_through", "reach"):
+        assert getattr(one, name) == getattr(other, name)
     for name in ("entities", "daily", "hourly"):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), check_exact=True)
 

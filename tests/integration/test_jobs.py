@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import pandas as pd
 import pytest
 import redis
 from sqlalchemy import Engine, func, select
@@ -14,6 +15,7 @@ from aae.deadline import Deadline
 from aae.errors import Reauthorize
 from aae.jobs.context import open_context, open_stores
 from aae.jobs.detect import detect_user
+from aae.jobs.fetch import read_hot_frames
 from aae.jobs.report import report_user
 from aae.jobs.tokens import TokenResult, check_account, declare_dead
 from aae.model import Account, Granularity, Platform, Slice
@@ -297,6 +299,24 @@ def test_a_wiped_cache_loses_nothing_but_time(product: Bench) -> None:
         client.flushall()
     cold = detect_user(stores, user, now=product.now(), sensitivity="medium", again=True, dry_run=True)
     assert cold == warm
+
+
+def test_what_a_fetch_publishes_is_what_the_tables_say_though_only_what_changed_is_read(product: Bench) -> None:
+    product.fetch("run-1")
+    product.clock.advance(timedelta(hours=1))  # the same day goes on
+    product.fetch("run-2")
+    stores = open_stores(product.settings)
+    with reading(product.engine) as connection:
+        versions = accounts.data_versions(connection)
+    found = {account: stores.cache.get_frames(account, versions[account.id][0]) for account in product.accounts()}
+    with redis.Redis.from_url(product.settings.redis_url) as client:
+        client.flushall()
+    for account, published in found.items():
+        assert published is not None
+        anew = read_hot_frames(stores, account, now=product.now(), version=versions[account.id][0])
+        for name in ("entities", "daily", "hourly"):
+            pd.testing.assert_frame_equal(getattr(published, name), getattr(anew, name))
+        assert (published.version, published.data_through) == (anew.version, anew.data_through)
 
 
 REVOKED = {

@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
-from sqlalchemy import Connection, Engine, Table, insert, select
+from sqlalchemy import Connection, Engine, Table, insert, select, update
 
 from aae.frames import DAILY, ENTITIES, HOURLY
 from aae.model import ENTITY_COLUMNS, METRIC_COLUMNS, Account, Granularity, Level, Platform, Slice, Totals
-from aae.storage import accounts, metrics
+from aae.storage import accounts, fetches, metrics
 from aae.storage.engine import reading
 from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, entities, metric_revisions, users
 from aae.vault import Vault
@@ -250,6 +250,60 @@ def test_frames_and_totals_say_what_is_stored(
     if granularity is Granularity.DAILY:
         days = {key[2] for key in content}
         assert by_day == {day: sum_up({key: v for key, v in content.items() if key[2] == day}) for day in days}
+
+
+@given(first=contents(), later=st.lists(st.tuples(contents(), st.integers(0, 2), st.booleans()), max_size=3))
+@properties
+def test_frames_brought_up_to_date_are_those_read_anew(
+    engine: Engine,
+    account: Account,
+    first: tuple[Granularity, Content],
+    later: list[tuple[tuple[Granularity, Content], int, bool]],
+) -> None:
+    now = datetime(2026, 4, 1, tzinfo=UTC)
+    window = {"daily_since": FIRST, "hourly_since": FIRST + timedelta(days=1)}
+
+    def fetch(piece: Slice, content: Content, minute: int) -> None:
+        done = store(connection, account, piece, content)
+        fetches.record(
+            connection,
+            account_id=account.id,
+            piece=piece,
+            started_at=now + timedelta(minutes=minute),
+            finished_at=now + timedelta(minutes=minute),
+            outcome="stored",
+            rows_inserted=done.inserted,
+            rows_updated=done.updated,
+            rows_deleted=done.deleted,
+        )
+
+    with forgotten(engine) as connection:
+        fetch(whole(account, first[0]), first[1], 0)
+        frames = metrics.read_frames(connection, account.id, **window)
+        for minute, ((granularity, content), offset, look) in enumerate(later, start=1):
+            day = FIRST + timedelta(days=offset)
+            part = {key: numbers for key, numbers in content.items() if key[2] == day}
+            fetch(Slice(account.id, granularity, day, day), part, minute)
+            if look:
+                frames = metrics.read_frames(connection, account.id, **window, before=frames)
+        known = metrics.read_frames(connection, account.id, **window, before=frames)
+        anew = metrics.read_frames(connection, account.id, **window)
+    for name in ("entities", "daily", "hourly"):
+        pd.testing.assert_frame_equal(getattr(known, name), getattr(anew, name))
+    assert (known.reach, known.version, known.account) == (anew.reach, anew.version, anew.account)
+
+
+def test_only_the_days_that_changed_are_read_again_and_everything_once_a_day(engine: Engine, account: Account) -> None:
+    day, key = timedelta(days=1), ("ad", "1", FIRST + timedelta(days=1), None)
+    with forgotten(engine) as connection:
+        store(connection, account, whole(account, Granularity.DAILY), {key: (1, 1, 1, 1, 1)})
+        before = metrics.read_frames(connection, account.id, daily_since=FIRST, hourly_since=FIRST)
+        # Behind the back of the log of fetches.
+        connection.execute(update(ad_metrics_daily).values(clicks=9))
+        same = metrics.read_frames(connection, account.id, daily_since=FIRST, hourly_since=FIRST, before=before)
+        moved = metrics.read_frames(connection, account.id, daily_since=FIRST + day, hourly_since=FIRST, before=before)
+    assert same.daily["clicks"].tolist() == [1]
+    assert moved.daily["clicks"].tolist() == [9]
 
 
 def sum_up(content: Content) -> Totals:
