@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -67,7 +67,8 @@ def ensure(
 
 def ids_of(connection: Connection, account_id: int, level: Level, external_ids: Collection[str]) -> dict[str, int]:
     """External id to our id, for those known."""
-    return {external_id: row.id for external_id, row in _known(connection, account_id, level, external_ids).items()}
+    rows = _of(connection, account_id, level, external_ids, "external_id", "id")
+    return dict(map(tuple, rows))
 
 
 def lock_account(connection: Connection, account_id: int) -> None:
@@ -76,14 +77,19 @@ def lock_account(connection: Connection, account_id: int) -> None:
 
 
 def _known(connection: Connection, account_id: int, level: Level, external_ids: Collection[str]) -> dict[str, Any]:
-    columns = [entities.c[name] for name in ("id", "external_id", *_DESCRIPTION, "last_seen_at")]
-    query = select(*columns).where(entities.c.account_id == account_id, entities.c.level == level.value)
+    rows = _of(connection, account_id, level, external_ids, "id", "external_id", *_DESCRIPTION, "last_seen_at")
+    return {row.external_id: row for row in rows}
+
+
+def _of(
+    connection: Connection, account_id: int, level: Level, external_ids: Collection[str], *columns: str
+) -> Iterator[Any]:
+    query = select(*(entities.c[name] for name in columns)).where(
+        entities.c.account_id == account_id, entities.c.level == level.value
+    )
     wanted = list(external_ids)
-    return {
-        row.external_id: row
-        for start in range(0, len(wanted), _IDS_AT_ONCE)
-        for row in connection.execute(query.where(entities.c.external_id.in_(wanted[start : start + _IDS_AT_ONCE])))
-    }
+    for start in range(0, len(wanted), _IDS_AT_ONCE):
+        yield from connection.execute(query.where(entities.c.external_id.in_(wanted[start : start + _IDS_AT_ONCE])))
 
 
 def _described(listing: pd.DataFrame) -> dict[str, tuple[str | None, str, str, int | None, str | None]]:

@@ -73,6 +73,7 @@ _AMOUNTS: Final = ("spend", "conversions", "revenue")
 _MEASURES: Final = (*_COUNTS, *_AMOUNTS)
 # The hour of a daily row in the staging tables, where it is part of a key.
 _NO_HOUR: Final = -1
+_HOURS: Final = 25  # no hour is one of them
 _NEW, _CHANGED, _WITHDRAWN = 0, 1, 2
 _KEY: Final = ["local_date", "local_hour", "entity_id"]
 
@@ -240,10 +241,15 @@ def _rows(connection: Connection, account: Account, metrics: pd.DataFrame, now: 
 
 
 def _utc_starts(zone: ZoneInfo, days: pd.Series[Any], hours: pd.Series[Any]) -> Any:
-    """The naive UTC moment at which each local day and hour begins."""
-    codes, shared = pd.factorize(pd.MultiIndex.from_arrays([days, hours]))
-    starts = np.array([_utc_start(zone, day.date(), hour) for day, hour in shared], dtype="datetime64[s]")
-    return starts[codes]
+    """The naive UTC moment at which each local day and hour begins; asked once for each."""
+    # As one number, the days since 1970 before the hour: numbers are told apart ten times as fast as pairs.
+    moments = days.to_numpy("datetime64[D]").astype(np.int64) * _HOURS + (hours.to_numpy() - _NO_HOUR)
+    codes, shared = pd.factorize(moments)
+    pairs = [
+        (np.datetime64(int(day), "D").item(), int(hour) + _NO_HOUR)
+        for day, hour in zip(*divmod(shared, _HOURS), strict=True)
+    ]
+    return np.array([_utc_start(zone, day, hour) for day, hour in pairs], dtype="datetime64[s]")[codes]
 
 
 def _utc_start(zone: ZoneInfo, day: date, hour: int) -> datetime:
@@ -257,10 +263,11 @@ def _entity_ids(connection: Connection, account_id: int, metrics: pd.DataFrame, 
     """Our id of every row's entity. Unknown ones are created from the top down."""
     ids = np.zeros(len(metrics), dtype=np.int64)
     for name, places in metrics.groupby("level", sort=False).indices.items():
-        level, rows = Level(str(name)), metrics.iloc[places]
-        codes, wanted = pd.factorize(rows["external_id"])
+        level = Level(str(name))
+        codes, wanted = pd.factorize(metrics["external_id"].iloc[places])
         known = ids_of(connection, account_id, level, wanted.tolist())
         if len(known) < len(wanted):
+            rows = metrics.iloc[places]
             unknown = rows[~rows["external_id"].isin(list(known))].drop_duplicates("external_id")
             known |= _create(connection, account_id, level, unknown, now)
         ids[places] = np.array([known[external_id] for external_id in wanted], dtype=np.int64)[codes]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from aae.model import Platform
-from benchmarks import bench, detection, fetch, many, report, storing, tape
+from benchmarks import bench, detection, fetch, many, parsing, report, storing, tape
 from tests import servers
 from tests.conftest import NEEDS_MARIADB
 
@@ -48,6 +48,14 @@ def test_fetching_stores_everything_by_the_fewest_calls_and_the_peer_finds_the_s
     assert all(speed > 0 for speed in figures["speeds"].values())
     assert all(seconds >= 0 for seconds in figures["split_seconds"].values())
     assert json.loads(told.read_text())["runs"].keys() == figures["runs"].keys()
+
+
+def test_parsing_tells_what_a_row_of_each_platform_costs(run: Run) -> None:
+    figures = run(parsing.main, "--ads", "1", "--rounds", "1")
+    assert set(figures["platforms"]) == set(Platform)
+    for one in figures["platforms"].values():
+        assert one["rows"] > 0
+        assert one["all"] > one["decoding"] > 0
 
 
 def test_a_peer_that_is_not_installed_is_left_out_and_said(
