@@ -17,7 +17,7 @@ from aae.sandbox import World
 from aae.storage import accounts, notifications
 from aae.storage.accounts import User
 from aae.storage.engine import reading
-from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, fetches, reports
+from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, api_calls, fetches, reports
 from tests.integration.bench import Bench, bench
 
 BEFORE = datetime(2026, 11, 15, 13, 20, tzinfo=UTC)
@@ -199,7 +199,7 @@ def test_a_fetch_that_died_half_way_is_finished_by_its_own_run_without_asking_tw
     planned = {(row.granularity, row.since, row.until): row.api_calls for row in slices_of(product, "run-0")}
     listing = whole.calls - sum(planned.values())
     with product.engine.begin() as connection:
-        for table in (fetches, ad_metrics_daily, ad_metrics_hourly):
+        for table in (api_calls, fetches, ad_metrics_daily, ad_metrics_hourly):
             connection.execute(table.delete())
 
     (cut,) = product.fetch("run-1", [account], deadline=_until_slice(3))
