@@ -126,8 +126,11 @@ async def _rows(
 
 
 def _ways(question: _Question) -> tuple[Way, ...]:
-    """Many entities are named only after the whole day was too much at once; their ids might not fit into a URL."""
-    small = len(question.days) <= _SYNC_DAYS and len(question.ids) < 2
+    """Many entities are named only after the whole day was too much at once; their ids might not fit into a URL.
+
+    The account's own sums are one row, however many days they are over.
+    """
+    small = (len(question.days) <= _SYNC_DAYS or question.form["level"] == "account") and len(question.ids) < 2
     return (_at_once, _by_run) if small else (_by_run,)
 
 
