@@ -26,6 +26,7 @@ from aae.operate.metrics.catalogue import Metric, Sample
 from aae.operate.recovery import JOB
 from aae.storage import attempts as attempt_log
 from aae.storage import engine as database
+from aae.storage.fetches import REZONED
 from aae.storage.schema import (
     ad_accounts,
     api_calls,
@@ -160,7 +161,7 @@ def _fetches(connection: Connection, now: datetime) -> Iterator[Sample]:
             func.sum(case((func.abs(fetches.c.drift) > _DRIFT, 1), else_=0)).label("drifted"),
         )
         .join_from(fetches, ad_accounts)
-        .where(_lately(connection, fetches, fetches.c.finished_at, now))
+        .where(_lately(connection, fetches, fetches.c.finished_at, now), fetches.c.outcome != REZONED)
         .group_by(ad_accounts.c.platform, fetches.c.outcome)
     )
     for row in connection.execute(query):
