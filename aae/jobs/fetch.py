@@ -249,16 +249,9 @@ class _AccountFetch:
         """Days that were told already and, in the account's new zone, have not begun."""
         since = self._account.local_day(now) + timedelta(days=1)
         for granularity in Granularity if since <= until else ():
-            transact(
-                self._context.engine,
-                metrics.store_slice,
-                self._account,
-                Slice(self._account.id, granularity, since, until),
-                empty_metrics(),
-                attribution=self._connector.rules.attribution,
-                run_id=self._run_id,
-                now=now,
-            )
+            piece = Slice(self._account.id, granularity, since, until)
+            # In the log too, for it tells the published frames what is no longer there.
+            self._store(piece, empty_metrics(), None, started=now, calls=0)
 
     async def _listing(self, begun: datetime) -> pd.DataFrame:
         """What is in the account; where there is no way to it any more, by the way that there is now."""
