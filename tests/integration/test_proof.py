@@ -30,7 +30,7 @@ from tests.proof.worlds import CURRENCIES, REVISIONS, ZONES, Plot, Revision, Sea
 
 EXAMPLES = os.environ.get("PROOF_EXAMPLES")
 proven = settings(
-    max_examples=int(EXAMPLES or 12),
+    max_examples=int(EXAMPLES or 8),
     derandomize=EXAMPLES is None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
