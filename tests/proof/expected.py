@@ -109,7 +109,7 @@ EXPECTED: Final[Mapping[str, Expected | Mapping[Platform, Expected]]] = {
     "tiktok_range_refused": _bug("40002"),
     "tiktok_system_error": _retry("50000"),
     "tiktok_busy": _retry("50002"),
-    "tiktok_internal_timeout": _retry("51010"),
+    "tiktok_internal_timeout": _retry("timeout"),
     "tiktok_maintenance": _retry("60001"),
     "tiktok_dash_metrics": _FINE,
     "tiktok_truncated_page_info": _FINE,
