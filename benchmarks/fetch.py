@@ -240,7 +240,7 @@ class _Contest:
     def run(self, name: str) -> None:
         """One go of a client, after a first one for the tape."""
         stage = self._stage
-        if name in PEERS and (lacking := _lacking(name)):
+        if name in PEERS and (lacking := _lacking(name, stage.databases.kind)):
             self.missing[name] = lacking
             return
         if name not in self._taped:
@@ -274,8 +274,13 @@ def _python(peer: str) -> Path:
     return Path(sys.executable) if peer == "plain" else Path(sys.prefix, "peers", peer, "bin", "python")
 
 
-def _lacking(peer: str) -> str:
-    return "" if _python(peer).exists() else f"{peer} is left out: it is not installed; make peers"
+def _lacking(peer: str, database: str) -> str:
+    """Why a peer cannot run, if it cannot."""
+    if not _python(peer).exists():
+        return f"{peer} is left out: it is not installed; make peers"
+    if peer == "singer" and database.startswith("SQLite"):
+        return f"{peer} is left out: its SDK gives decimals to the driver, and SQLite's takes none"
+    return ""
 
 
 def _peer(peer: str, stage: Stage, people: list[dict[str, Any]], database: str) -> Measured[Fetched]:

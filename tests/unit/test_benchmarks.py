@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,15 +75,27 @@ def test_the_same_again_needs_a_first_time(capsys: pytest.CaptureFixture[str]) -
     assert "'again' needs 'ours' before it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("peer", ["dlt", "singer"])
-def test_an_installed_peer_finds_what_the_plain_script_finds(run: Run, peer: str) -> None:
-    if lacking := fetch._lacking(peer):
+@pytest.mark.parametrize(
+    ("peer", "database"), [("dlt", "sqlite"), pytest.param("singer", "mariadb", marks=pytest.mark.mysql)]
+)
+def test_an_installed_peer_finds_what_the_plain_script_finds(run: Run, peer: str, database: str) -> None:
+    if lacking := fetch._lacking(peer, database):
         pytest.skip(lacking)
+    if database == "mariadb" and servers.mysql_daemon() is None:
+        pytest.skip(NEEDS_MARIADB)
     small = ("--accounts", "4", "--ads", "1", "--days", "1", "--platforms", "meta", "tiktok", "google")
-    figures = run(fetch.main, *small, "--database", "sqlite", "--only", "plain", peer)
+    figures = run(fetch.main, *small, "--database", database, "--only", "plain", peer)
     assert figures["runs"][peer]["rows"] == figures["runs"]["plain"]["rows"] > 0
     assert figures["runs"][peer]["calls"] == figures["runs"]["plain"]["calls"]
     assert figures["runs"][peer]["passed_on"] == 0
+
+
+def test_what_cannot_run_on_sqlite_is_left_out_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "_python", lambda peer: Path(sys.executable))
+    small = ("--accounts", "1", "--ads", "1", "--days", "1", "--database", "sqlite")
+    figures = run(fetch.main, *small, "--only", "plain", "singer")
+    assert list(figures["runs"]) == ["plain"]
+    assert "SQLite's takes none" in figures["missing"]["singer"]
 
 
 def test_what_is_stored_from_the_tape_is_what_is_stored_from_the_sandbox(tmp_path: Path) -> None:
