@@ -30,7 +30,7 @@ import httpx
 
 LOOPBACK: Final = "127.0.0.1"
 
-_ACCOUNT: Final = re.compile(rb"(?<=act_)\d+|(?<=customers/)\d+|(?<=advertiser_id=)\d+")
+_ACCOUNT: Final = re.compile(rb"(?<=act_)\d+|(?<=customers/)\d+|(?<=advertiser_id=)\d+|(?<=advertiser_ids=%5B%22)\d+")
 """Where a request names the account that it is about, on each platform."""
 
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
