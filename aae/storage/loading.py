@@ -1,4 +1,4 @@
-"""Columns of numbers into tables, by the quickest way that the database has.
+"""Columns of numbers into tables and out of them, by the quickest way that the database has.
 
 To MySQL that is ``LOAD DATA LOCAL INFILE`` where a server permits it (``local_infile``), and INSERT where it does not.
 The "file" is memory of this process. A server may answer that statement by asking for any file it likes, so the driver
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC
 from tempfile import NamedTemporaryFile
 from typing import IO, Any, Final
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
-from sqlalchemy import URL, Column, Connection, Date, MetaData, Table, delete
+from sqlalchemy import URL, Column, Connection, Date, MetaData, Select, Table, delete, func
 from sqlalchemy.schema import CreateTable
 
 from aae.storage.bulk import add, conversion
@@ -76,6 +77,52 @@ def _as_driver(connection: Connection, column: Column[Any], values: pd.Series[An
     told = [moment.date() if isinstance(column.type, Date) else moment for moment in moments]
     known = [each if convert is None else convert(each) for each in told]
     return [known[code] for code in codes.tolist()]
+
+
+def unload(connection: Connection, query: Select[Any], kinds: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of ``query`` as a frame with the names and pandas types ``kinds``; only ``Int64`` and text may be null.
+
+    PyMySQL takes a row apart in Python, value by value, which costs more than everything else that is done with it. So
+    where all are numbers and moments, the server writes each row as one line, and Arrow reads the lines.
+    """
+    if connection.dialect.name == "sqlite" or "str" in kinds.values():
+        rows = connection.execute(query).all()
+        columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(kinds)
+        return pd.DataFrame(
+            {name: _as_pandas(values, kind) for (name, kind), values in zip(kinds.items(), columns, strict=True)}
+        )
+    told = zip(query.selected_columns, kinds.values(), strict=True)
+    fields = [func.coalesce(column, "") if kind == "Int64" else column for column, kind in told]
+    lines = connection.scalars(query.with_only_columns(func.concat_ws(",", *fields))).all()
+    types = {name: _ARROW.get(kind, pa.int64()) for name, kind in kinds.items()}
+    if not lines:
+        return pd.DataFrame({name: pd.Series([], dtype=kind) for name, kind in kinds.items()})
+    read = csv.read_csv(
+        pa.py_buffer("\n".join(lines).encode()),
+        csv.ReadOptions(column_names=list(kinds), use_threads=False),
+        convert_options=csv.ConvertOptions(column_types=types, null_values=[""]),
+    )
+    return pd.DataFrame({name: _from_arrow(read[name], kind) for name, kind in kinds.items()})
+
+
+_ARROW: Final = {"datetime64[s]": pa.timestamp("us")}
+
+
+def _from_arrow(column: pa.ChunkedArray, kind: str) -> Any:
+    if kind != "Int64":
+        return column.to_numpy().astype(kind, copy=False)
+    missing = column.is_null().to_numpy()
+    return pd.arrays.IntegerArray(column.fill_null(0).to_numpy(), missing.astype(bool))
+
+
+def _as_pandas(values: Sequence[Any], kind: str) -> Any:
+    if kind == "str":
+        return pd.array(list(values), dtype="str")
+    if kind == "Int64":
+        missing = np.fromiter((value is None for value in values), dtype=bool, count=len(values))
+        known = np.fromiter((value or 0 for value in values), dtype=np.int64, count=len(values))
+        return pd.arrays.IntegerArray(known, missing)
+    return np.array(values, dtype=kind)
 
 
 # LOAD DATA

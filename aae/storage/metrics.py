@@ -9,7 +9,6 @@ by exact decimal arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Any, Final
@@ -48,7 +47,7 @@ from aae.model import METRIC_COLUMNS, Account, AccountStatus, Granularity, Level
 from aae.storage import fetches
 from aae.storage.entities import ensure, ids_of, lock_account, upsert_entities
 from aae.storage.history import unfold
-from aae.storage.loading import load, refill, temporary
+from aae.storage.loading import load, refill, temporary, unload
 from aae.storage.schema import (
     UtcDateTime,
     ad_accounts,
@@ -195,7 +194,7 @@ def read_frames(
         account=Account(**known | {"platform": Platform(row.platform), "status": AccountStatus(row.status)}),
         version=row.data_version,
         data_through=row.data_through,
-        entities=_frame(connection, _entities_query(connection, account_id), ENTITIES),
+        entities=unload(connection, _entities_query(connection, account_id), ENTITIES),
         daily=_numbers(connection, account_id, Granularity.DAILY, daily_since, before),
         hourly=_numbers(connection, account_id, Granularity.HOURLY, hourly_since, before),
         reach=reach,
@@ -522,7 +521,7 @@ def _facts_between(
     columns = DAILY if granularity is Granularity.DAILY else HOURLY
     query = _facts_query(connection, _facts(granularity), account_id, since, columns)
     facts = _facts(granularity)
-    return _frame(connection, query.where(facts.c.local_date <= until), columns)
+    return unload(connection, query.where(facts.c.local_date <= until), columns)
 
 
 def _facts_query(
@@ -539,21 +538,3 @@ def _facts_query(
         .where(facts.c.account_id == account_id, facts.c.local_date >= since)
         .order_by(*by_time, facts.c.entity_id)
     )
-
-
-def _frame(connection: Connection, query: Select[Any], dtypes: dict[str, str]) -> pd.DataFrame:
-    rows = connection.execute(query).all()
-    columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(dtypes)
-    return pd.DataFrame(
-        {name: _array(values, dtype) for (name, dtype), values in zip(dtypes.items(), columns, strict=True)}
-    )
-
-
-def _array(values: Sequence[Any], dtype: str) -> Any:
-    if dtype == "str":
-        return pd.array(list(values), dtype="str")
-    if dtype == "Int64":
-        missing = np.fromiter((value is None for value in values), dtype=bool, count=len(values))
-        known = np.fromiter((value or 0 for value in values), dtype=np.int64, count=len(values))
-        return pd.arrays.IntegerArray(known, missing)
-    return np.array(values, dtype=dtype)
