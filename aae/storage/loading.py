@@ -27,7 +27,7 @@ from aae.storage.schema import Micros
 
 _log = logging.getLogger(__name__)
 
-_WORTH_A_FILE: Final = 500
+_WORTH_A_FILE: Final = 50
 """Fewer rows than this are in one INSERT before a file is even asked for."""
 
 _TAKES_FILES: Final = "aae_takes_files"
