@@ -33,6 +33,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from aae.errors import UserError
 from aae.model import Platform
+from aae.shares import MOST as MOST_SHARES
 
 _PREFIX: Final = "AAE_"
 _NO_SETTINGS: Final = frozenset({"AAE_DEBUG", "AAE_PROJECT_DIR", "AAE_STACK"})
@@ -251,6 +252,9 @@ class FetchSettings(Part):
     first_days: int = Field(42, ge=1, le=1000, description="Local days fetched for an account never seen before")
     first_hourly_days: int = Field(29, ge=1, le=90, description="The same by the hour")
     accounts_at_once: int = Field(8, ge=1, le=256, description="Accounts fetched at the same time by one run")
+    shares: int = Field(
+        1, ge=1, le=MOST_SHARES, description="Runs that the users are dealt out to, each for any worker (aae deploy)"
+    )
     request_timeout_seconds: float = Field(60, gt=0, description="Limit of one HTTP request")
     answer_ttl_seconds: int = Field(300, ge=0, description="How long an API answer may be reused; 0 turns it off")
     runner: Annotated[Literal["local", "dask"], BeforeValidator(_lower)] = Field(

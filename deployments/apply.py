@@ -61,6 +61,7 @@ class Deploy:
         self.channels = declared.channels(settings)
         self._silent_seconds = settings.alerts.silent_seconds
         self._unpause = unpause
+        self._shares = settings.fetch.shares
         self._results_url = settings.resolved_results_url
 
     def changes(self) -> Iterator[Change]:
@@ -79,7 +80,7 @@ class Deploy:
         body = {
             "description": "Runs AAE's jobs, each as a process of its own.",
             "base_job_template": template,
-            "concurrency_limit": declared.POOL_LIMIT,
+            "concurrency_limit": declared.POOL_LIMIT + self._shares - 1,
         }
         now = self._api.call("GET", f"work_pools/{WORK_POOL}")
         if now is not None and now["type"] != ProcessWorker.type:
@@ -198,7 +199,11 @@ class Deploy:
             yield Change(change.kind, change.name, change.action, change.fields, change.do, note)
         there = {one["slug"]: one for one in now["schedules"] if one["slug"]}
         for slug, schedule in wanted.schedules.items():
-            yield self._schedule(f"{wanted.full_name} {slug}", path, schedule, there.get(slug))
+            name = f"{wanted.full_name} {slug}"
+            if slug in there:
+                yield self._schedule(name, path, schedule, there[slug])
+            else:
+                yield self._new_schedule(name, path, schedule, now["schedules"])
         for one in now["schedules"]:
             if one["slug"] not in wanted.schedules:
                 name = f"{wanted.full_name} {one['slug'] or 'without a slug'}"
@@ -209,14 +214,20 @@ class Deploy:
         body = {"name": wanted.name, "flow_id": flow["id"], "schedules": list(wanted.schedules.values())}
         self._api.call("POST", "deployments/", body | wanted.body)
 
+    def _new_schedule(self, name: str, path: str, wanted: dict[str, Any], there: list[Any]) -> Change:
+        """One more, paused if all that are there were paused by hand: only the number of shares was changed."""
+        paused = bool(there) and not any(one["active"] for one in there)
+        body, note = self._as_left(wanted, paused=paused)
+        return Change("schedule", name, "create", (), lambda: self._api.call("POST", f"{path}/schedules", [body]), note)
+
+    def _as_left(self, wanted: dict[str, Any], *, paused: bool) -> tuple[dict[str, Any], str]:
+        """The schedule and a note, paused if a person has paused it."""
+        if wanted["active"] and paused and not self._unpause:
+            return {**wanted, "active": False}, "paused by hand: --unpause resumes it"
+        return wanted, ""
+
     def _schedule(self, name: str, path: str, wanted: dict[str, Any], now: Any) -> Change:
-        if now is None:
-            return Change("schedule", name, "create", (), lambda: self._api.call("POST", f"{path}/schedules", [wanted]))
-        body = dict(wanted)
-        note = ""
-        if wanted["active"] and not now["active"] and not self._unpause:
-            body["active"] = False
-            note = "paused by hand: --unpause resumes it"
+        body, note = self._as_left(wanted, paused=not now["active"])
         fields = tuple(key for key, value in body.items() if not _contains(now.get(key), value))
         update = f"{path}/schedules/{now['id']}"
         action: Action = "change" if fields else "keep"
@@ -355,7 +366,7 @@ def deploy(
     if not settings.resolved_results_url:
         raise UserError("Prefect's results need a Redis: set AAE_REDIS_URL or AAE_RESULTS_URL.")
     dial(settings.resolved_results_url, "AAE_RESULTS_URL")
-    work = Deploy(api, settings, jobs.read(PROJECT, WORK_POOL), unpause=unpause)
+    work = Deploy(api, settings, jobs.read(PROJECT, WORK_POOL, settings.fetch.shares), unpause=unpause)
     changes = list(work.changes())
     if not dry_run:
         for change in changes:

@@ -19,7 +19,7 @@ from aae.settings import Settings
 
 WORK_POOL: Final = "aae"
 COMMAND: Final = "python -m tasks.launch"
-"""How a worker starts every run of the pool: one run of a job at a time, and none lost (``tasks/process.py``)."""
+"""How a worker starts every run of the pool: one run of a job or share at a time, none lost (``tasks/process.py``)."""
 
 RESULT_BLOCK: Final = "aae-results"
 RESULT_TIMEOUTS: Final = "socket_timeout=1&socket_connect_timeout=1"
@@ -33,7 +33,8 @@ LIMIT_PREFIX: Final = "aae-"
 _UNLESS: Final = "AAE_ALERTS__ALLOW_INTERNAL=true"
 
 POOL_LIMIT: Final = 16
-"""Processes of runs at once. The jobs need four; a flood of runs made by hand gets no further."""
+"""Processes of runs at once, one more for each share of a fetch beyond the first. The jobs need four; a flood of runs
+made by hand gets no further."""
 
 
 @dataclass(frozen=True, slots=True)

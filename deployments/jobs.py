@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from prefect.utilities.callables import ParameterSchema, parameter_schema
 from pydantic import ValidationError
 
 from aae.errors import UserError
+from aae.shares import deal
 from deployments.declared import TAG
 
 _TOP: Final = frozenset({"name", "prefect-version", "definitions", "pull", "deployments"})
@@ -40,8 +41,8 @@ class Declared:
         return f"{self.flow}/{self.name}"
 
 
-def read(project: Path, pool: str) -> list[Declared]:
-    """Every deployment of the file.
+def read(project: Path, pool: str, shares: int = 1) -> list[Declared]:
+    """Every deployment of the file; schedules of what can be dealt out once for each of so many shares.
 
     Raises:
         UserError: something in it is wrong: a sentence about each such entry.
@@ -61,7 +62,7 @@ def read(project: Path, pool: str) -> list[Declared]:
     for place, entry in enumerate(file["deployments"], 1):
         label = f"{entry.get('name')} ({entry.get('entrypoint')})" if isinstance(entry, dict) else f"number {place}"
         try:
-            one = _deployment(entry, file.get("pull"), project, pool)
+            one = _in_shares(_deployment(entry, file.get("pull"), project, pool), shares)
             if one.full_name in {other.full_name for other in found}:
                 raise UserError("it is there twice")
             found.append(one)
@@ -104,6 +105,15 @@ def _deployment(entry: Any, pull: Any, project: Path, pool: str) -> Declared:
         "pull_steps": entry.get("pull") or pull,
     }
     return Declared(flow.name, entry["name"], body, schedules)
+
+
+def _in_shares(one: Declared, number: int) -> Declared:
+    dealt = {
+        f"{slug}{end}": {**schedule, "slug": f"{slug}{end}", "parameters": parameters}
+        for slug, schedule in one.schedules.items()
+        for end, parameters in deal(one.flow, schedule["parameters"], number)
+    }
+    return replace(one, schedules=dealt)
 
 
 def _checked(entry: Any, pool: str) -> dict[str, Any]:

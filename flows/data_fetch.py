@@ -8,7 +8,7 @@ from typing import Any
 from prefect import State, flow
 
 from flows.naming import run_name
-from flows.parameters import Ids, Platforms
+from flows.parameters import Ids, Platforms, Share
 from tasks.again import come_back
 from tasks.choosing import choose_accounts
 from tasks.fetch import check_range, conclude_fetch, fetch_accounts, show_fetch
@@ -22,6 +22,7 @@ async def fetch_ad_data(
     since: date | None = None,
     until: date | None = None,
     dry_run: bool = False,
+    share: Share | None = None,
 ) -> State[Any]:
     """Fetch ad performance for all active accounts, or some.
 
@@ -36,9 +37,11 @@ async def fetch_ad_data(
         since: First local day to fetch again, for a backfill.
         until: Last local day to fetch again; today if only "since" is given.
         dry_run: Only say what would be fetched; nothing is called or stored.
+        share: Only the users of this share, like "2/4", the second of four; empty for all. The schedules of
+            AAE_FETCH__SHARES give it.
     """
     check_range(since, until)
-    chosen = await choose_accounts(accounts, users, platforms)
+    chosen = await choose_accounts(accounts, users, platforms, share)
     outcomes = await fetch_accounts(chosen, since, until, dry_run)
     outcomes = await come_back(outcomes, since, until)
     await show_fetch(outcomes)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
+from aae import shares
 from aae.model import Platform
 
 Id = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
@@ -14,3 +15,5 @@ Ids = Annotated[list[Id], Field(max_length=10_000, fail_fast=True)]
 
 Platforms = Annotated[list[Platform], Field(fail_fast=True)]
 Hours = Annotated[float, Field(ge=0, le=366 * 24, allow_inf_nan=False)]
+Share = Annotated[str, AfterValidator(shares.check), WithJsonSchema({"type": "string", "pattern": shares.PATTERN})]
+"""``2/4``: the second of four shares of the users (:mod:`aae.shares`)."""

@@ -18,6 +18,7 @@ from aae.errors import AaeError
 from aae.jobs.fetch import AccountOutcome
 from aae.operate.prefect_api import PrefectApi, open_api
 from aae.settings import load
+from aae.shares import are_apart
 from tasks.limits import in_thread
 from tasks.resources import clock, run_id
 
@@ -59,17 +60,17 @@ def _arrange(run: str | None, due: Mapping[int, datetime], days: Mapping[str, st
         AaeError: Prefect's API does not answer, or nobody knows where it is.
     """
     with open_api(load()) as api:
-        deployment_id = api.run(run).deployment_id if run else None
-        if deployment_id is None:
+        own = api.run(run) if run else None
+        if own is None or own.deployment_id is None:
             return {}
-        regular = _next_regular(api, deployment_id)
+        regular = _next_regular(api, own.deployment_id, own.share)
         # The regular run does not know of the days of a backfill.
         early = {one: at for one, at in due.items() if days or regular is None or at < regular}
         words = dict.fromkeys(due, _SOMETIME if regular is None else f"again with the regular run of {_told(regular)}")
         if early:
             # The key makes it one run, however often this one is begun.
             more = api.create_run(
-                deployment_id,
+                own.deployment_id,
                 {"accounts": sorted(early), **days},
                 idempotency_key=f"throttled {run}",
                 scheduled_for=max(early.values()),
@@ -79,12 +80,16 @@ def _arrange(run: str | None, due: Mapping[int, datetime], days: Mapping[str, st
     return words
 
 
-def _next_regular(api: PrefectApi, deployment_id: str) -> datetime | None:
-    """When the schedule's next run is due; one that is late begins as soon as this one has ended."""
-    return min(
-        (one.scheduled_for for one in api.planned(deployment_id) if one.auto_scheduled and one.scheduled_for),
-        default=None,
-    )
+def _next_regular(api: PrefectApi, deployment_id: str, share: str | None) -> datetime | None:
+    """When the schedule's next run for these accounts is due; one that is late begins as soon as this one has ended.
+
+    Of a run that is no share itself nobody knows in which its accounts are: then it is when every share has its turn.
+    """
+    due: dict[str | None, datetime] = {}
+    for one in api.planned(deployment_id):
+        if one.auto_scheduled and one.scheduled_for and not are_apart(one.share, share):
+            due.setdefault(one.share, one.scheduled_for)
+    return max(due.values(), default=None)
 
 
 def _told(moment: datetime) -> str:

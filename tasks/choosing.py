@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from aae import shares
 from aae.errors import UserError
 from aae.model import Account, Platform
 from aae.storage import accounts
@@ -18,9 +19,14 @@ _TOLD = 10
 
 @step(name="choose-accounts", description="The ad accounts that this run is about.")
 async def choose_accounts(
-    ids: list[int] | None = None, users: list[int] | None = None, platforms: list[Platform] | None = None
+    ids: list[int] | None = None,
+    users: list[int] | None = None,
+    platforms: list[Platform] | None = None,
+    share: str | None = None,
 ) -> list[Account]:
     """Active accounts, and paused ones whose owner has connected them again since; every parameter given must hold.
+
+    A user's accounts are all in one share (:mod:`aae.shares`).
 
     Raises:
         UserError: an account or user was asked for that does not exist or is not active.
@@ -30,7 +36,8 @@ async def choose_accounts(
     known = look(engine, accounts.list_users, ids=users or None)
     _refuse_unknown("user", users, {user.id for user in known})
     _refuse_unknown("account", ids, {account.id for account in found})
-    return [account for account in found if not platforms or account.platform in platforms]
+    chosen = [account for account in found if not platforms or account.platform in platforms]
+    return chosen if share is None else shares.take(chosen, share)
 
 
 @step(name="choose-users", description="The active users that this run is about.")

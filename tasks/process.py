@@ -3,9 +3,10 @@
 Before Prefect is even imported, which takes seconds:
 
 - the process asks the kernel to end with its worker, so that none is left behind to work on unseen;
-- it takes the *attempt* at its job (:mod:`aae.storage.attempts`). If another run has the job, this one gets in line
-  again; if the same run is being worked on already (it was wrongly taken for lost), it leaves; if the schedule has
-  moved on (after downtime), it leaves the work to the newest run; if its worker is about to stop, to another worker.
+- it takes the *attempt* at its job or its share of one (:mod:`aae.storage.attempts`). If another run has that, this one
+  gets in line again; if the same run is being worked on already (it was wrongly taken for lost), it leaves; if the
+  schedule has moved on (after downtime), it leaves the work to the newest run; if its worker is about to stop, to
+  another worker.
 
 Then it says every few seconds that it is alive. Should somebody have declared the attempt over, the process ends itself
 at once, with exit code 0: the run belongs to another process now, and the worker must not call it crashed.
@@ -30,7 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from aae import logs
 from aae.errors import AaeError, UserError
 from aae.operate.leaving import is_leaving
-from aae.operate.prefect_api import PrefectApi, open_api
+from aae.operate.prefect_api import FlowRun, PrefectApi, open_api
 from aae.operate.processes import is_alive, leave_no_core_dump, process, this_process
 from aae.operate.recovery import is_overtaken, skip
 from aae.settings import Settings, load
@@ -71,11 +72,15 @@ def _run(begun: Callable[[], None]) -> None:
         if is_leaving(settings.state_dir, process(os.getppid())):
             _get_in_line_again(api, settings, run_id, "Its worker is about to stop; another one takes it.")
             return
-        if _is_overtaken(api, run_id):
+        run = _asked(api, run_id)
+        if run is not None and _is_overtaken(api, run):
             return
-        token = _take(engine, settings, job, run_id)
+        # Of a share that nobody could name it is held as the whole: beside another run of that share, which does no
+        # harm, since whatever two runs write of one account is written one after the other and replaces itself.
+        share = run.share if run is not None else None
+        token = _take(engine, settings, job, run_id, share)
         if token is None:
-            _get_in_line(engine, api, settings, job, run_id)
+            _get_in_line(engine, api, settings, job, run_id, share=share)
             return
     logs.bind(attempt=token)
     with _alive(engine, settings, token):
@@ -104,10 +109,18 @@ def _end_with_parent() -> None:
         _leave("its worker has ended")
 
 
-def _is_overtaken(api: PrefectApi, run_id: str) -> bool:
+def _asked(api: PrefectApi, run_id: str) -> FlowRun | None:
+    """What the server says of this run; None if it says nothing."""
+    try:
+        return api.run(run_id)
+    except AaeError as error:
+        _say(f"the server could not be asked about this run ({error}); it is made")
+        return None
+
+
+def _is_overtaken(api: PrefectApi, run: FlowRun) -> bool:
     """Whether a newer run of the schedule does this one's work; it is skipped then."""
     try:
-        run = api.run(run_id)
         newer = is_overtaken(api, run)
         if newer is None:
             return False
@@ -118,30 +131,34 @@ def _is_overtaken(api: PrefectApi, run_id: str) -> bool:
     return True
 
 
-def _take(engine: Engine, settings: Settings, job: str, run_id: str) -> int | None:
-    """The attempt's token; None if somebody else holds the job. One that is surely dead is no obstacle."""
+def _take(engine: Engine, settings: Settings, job: str, run_id: str, share: str | None = None) -> int | None:
+    """The attempt's token; None if somebody else holds the job or the share. One that is surely dead is no obstacle."""
 
     def work(connection: Connection) -> int | None:
-        other = attempts.holder(connection, job)
+        other = attempts.holder(connection, job, share)
         if other is not None:
             silent = (database_clock(connection) - other.beat_at).total_seconds()
             # To see such things is the watch's work; but without any watch a job must not stand still for ever.
             if is_alive(other.process) is False or silent > _SURELY * settings.recovery.lost_seconds:
                 reason = f"it has said nothing for {silent:.0f} s; last seen at: {other.doing}"
                 attempts.end(connection, other.id, "lost", reason=reason, seen_beats=other.beats)
-        return attempts.take(connection, job, run_id=run_id, process=this_process())
+        return attempts.take(connection, job, share=share, run_id=run_id, process=this_process())
 
     return transact(engine, work)
 
 
-def _get_in_line(engine: Engine, api: PrefectApi, settings: Settings, job: str, run_id: str) -> None:
-    """Somebody else works on this job: come back later, or leave if they work on this very run."""
-    other = transact(engine, attempts.holder, job)
+def _get_in_line(
+    engine: Engine, api: PrefectApi, settings: Settings, job: str, run_id: str, *, share: str | None
+) -> None:
+    """Somebody else works on this job or share: come back later, or leave if they work on this very run."""
+    other = transact(engine, attempts.holder, job, share)
     if other is not None and other.run_id == run_id:
         _say(f"process {other.pid} has been working on this run since {other.started_at:%H:%M:%S}")
         api.set_state(run_id, "RUNNING", "Running", "It was taken for lost, but it lives.")
         return
-    _get_in_line_again(api, settings, run_id, f"Another run of {job} is at work; this one waits.")
+    _get_in_line_again(
+        api, settings, run_id, f"Another run of {attempts.held_as(job, share)} is at work; this one waits."
+    )
 
 
 def _get_in_line_again(api: PrefectApi, settings: Settings, run_id: str, why: str) -> None:

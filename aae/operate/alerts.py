@@ -26,6 +26,7 @@ from aae.display import clean
 from aae.errors import AaeError
 from aae.operate.prefect_api import FlowRun, PrefectApi, WorkPool
 from aae.settings import Settings
+from aae.shares import are_apart
 from aae.storage import fetches
 from aae.storage.engine import reading
 
@@ -202,7 +203,12 @@ class Alerts:
         ended.sort(key=lambda one: (one.ended or now, one.id))
         streaks: dict[str | None, list[FlowRun]] = {}
         for one in ended:
-            streaks[one.deployment_id] = [] if one.succeeded else [*streaks.get(one.deployment_id, []), one]
+            streak = streaks.setdefault(one.deployment_id, [])
+            if one.succeeded:
+                # Of another share's failure a success says nothing.
+                streak[:] = [other for other in streak if are_apart(one.share, other.share)]
+            else:
+                streak.append(one)
         for streak in streaks.values():
             words: set[str] = set()
             for one in streak:

@@ -248,7 +248,7 @@ def _tally(engine: Engine | None, span: timedelta) -> dict[str, Tally] | None:
 
 def _spoken(schedule: Schedule) -> tuple[str, str]:
     """In words, and as it is written."""
-    off = "" if schedule.active else " (switched off)"
+    off = f"{f', share {schedule.share}' if schedule.share else ''}{'' if schedule.active else ' (switched off)'}"
     if schedule.cron is not None:
         try:
             words = schedule_in_words(schedule.cron, schedule.timezone, day_or=schedule.day_or)

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import httpx
 
-from aae import tls
+from aae import shares, tls
 from aae.errors import Bug, Reauthorize, Retry, UserError
 from aae.settings import Settings
 
@@ -48,6 +48,11 @@ class Schedule:
     every_seconds: float | None = None
     slug: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def share(self) -> str | None:
+        """The share of the job that its runs do (:mod:`aae.shares`); None: all of it."""
+        return shares.of_run(self.parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,8 @@ class FlowRun:
     run_count: int = 0
     # Where Prefect says that the result lies (the state's ``data``); None where there is none.
     result: Mapping[str, Any] | None = None
+    # The share of its job that it does (see aae.shares); None: all of it, or what its parameters name.
+    share: str | None = None
 
     @property
     def is_final(self) -> bool:
@@ -610,6 +617,7 @@ def _flow_run(found: Mapping[str, Any]) -> FlowRun:
         auto_scheduled=bool(found.get("auto_scheduled")),
         run_count=int(found.get("run_count") or 0),
         result=state["data"] if isinstance(state.get("data"), dict) else None,
+        share=shares.of_run(found.get("parameters") or {}),
     )
 
 

@@ -6,8 +6,8 @@ difference. It looks at states and not at events, so nothing that it or Prefect 
 - a run without a living attempt (killed, crashed, stuck in Pending, frozen) is put back into the schedule, the same run
   with the same parameters, for any worker; after ``max_recoveries`` times it has failed;
 - a run that Prefect believes crashed while its attempt beats is set right;
-- of runs that are late because nobody could run them only the newest of each deployment stays; one that the schedule
-  owes and that is not there at all is made.
+- of runs that are late because nobody could run them only the newest of each deployment stays, or of each share of it
+  (:mod:`aae.shares`); one that a schedule owes and that is not there at all is made.
 
 An attempt lives if its process does (on this machine), else if its beats go on *while we look*: what nobody could say
 while the database was away does not count, and no clocks are compared. Several watches may run; one leads.
@@ -30,10 +30,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from aae.errors import AaeError
 from aae.notify.outbox import deliver_pending
 from aae.operate.alerts import Alert, Alerts
-from aae.operate.prefect_api import Deployment, FlowRun, PrefectApi
+from aae.operate.prefect_api import Deployment, FlowRun, PrefectApi, Schedule
 from aae.operate.processes import is_alive, this_process
 from aae.operate.schedule import last_due
 from aae.settings import RecoverySettings, Settings
+from aae.shares import are_apart
 from aae.storage import attempts
 from aae.storage.attempts import Attempt
 from aae.storage.engine import database_clock, reading
@@ -122,7 +123,18 @@ def is_overtaken(api: PrefectApi, run: FlowRun) -> FlowRun | None:
     if not run.auto_scheduled or run.deployment_id is None or run.scheduled_for is None:
         return None
     later = api.due_between(run.deployment_id, run.scheduled_for, run.scheduled_for + timedelta(days=400))
-    return next((one for one in reversed(later) if one.id != run.id and _has_come(one)), None)
+    return next((one for one in reversed(later) if _replaces(one, run) and _has_come(one)), None)
+
+
+def _replaces(newer: FlowRun, run: FlowRun) -> bool:
+    """Whether it does the work of this run of the same deployment too.
+
+    What is due at one moment belongs together: where the number of shares was just changed, runs of the old division
+    and of the new must not leave the work to each other.
+    """
+    if newer.id == run.id or are_apart(newer.share, run.share):
+        return False
+    return newer.share == run.share or newer.scheduled_for != run.scheduled_for
 
 
 def _has_come(run: FlowRun) -> bool:
@@ -301,23 +313,29 @@ class Watch:
             self._alerts.tell(Alert("stuck-run", run.id, title, told, run), now)
 
     def _thin_out(self, now: datetime) -> None:
-        """Keep only the newest late run of each deployment; make the one that is owed and not there."""
+        """Keep only the newest late run of each deployment and share; make those that are owed and not there."""
         late = [one for one in self._api.runs_in(self._pool, {"SCHEDULED"}) if _has_come(one)]
-        newest = {one.deployment_id: one for one in late}
-        for run in late:
-            if run is not newest[run.deployment_id]:
-                skip(self._api, run, newest[run.deployment_id])
-                log.warning("%s: skipped, %s does its work too", run.name, newest[run.deployment_id].name)
+        for place, run in enumerate(late):
+            own = (one for one in reversed(late[place + 1 :]) if one.deployment_id == run.deployment_id)
+            newer = next((one for one in own if _replaces(one, run)), None)
+            if newer is not None:
+                skip(self._api, run, newer)
+                log.warning("%s: skipped, %s does its work too", run.name, newer.name)
         for deployment in self._api.deployments(self._pool):
-            due = _owed(deployment, now)
-            if due is None or any(one.auto_scheduled for one in self._api.due_between(deployment.id, due, now)):
-                continue
-            # The key makes it one run, however often and by how many watches it is asked for.
-            key = f"missed {deployment.id} {due:%Y-%m-%dT%H:%M}"
-            run = self._api.create_run(deployment.id, {}, idempotency_key=key)
-            if key not in self._made:
-                self._made.add(key)
-                log.warning("%s was due at %s and nobody had planned it: %s", deployment.name, due, run.name)
+            for due, schedule in _owed(deployment, now):
+                self._make(deployment, schedule, due, now)
+
+    def _make(self, deployment: Deployment, schedule: Schedule, due: datetime, now: datetime) -> None:
+        """Make the run that the schedule owes since ``due``, if the server planned none."""
+        there = [one for one in self._api.due_between(deployment.id, due, now) if one.auto_scheduled]
+        if any(not are_apart(one.share, schedule.share) for one in there):
+            return
+        # The key makes it one run, however often and by how many watches it is asked for.
+        key = " ".join(filter(None, ("missed", deployment.id, f"{due:%Y-%m-%dT%H:%M}", schedule.share)))
+        run = self._api.create_run(deployment.id, schedule.parameters, idempotency_key=key)
+        if key not in self._made:
+            self._made.add(key)
+            log.warning("%s was due at %s and nobody had planned it: %s", deployment.name, due, run.name)
 
     def _now(self) -> datetime:
         with reading(self._engine) as connection:
@@ -332,18 +350,20 @@ class Watch:
         return now - since
 
 
-def _owed(deployment: Deployment, now: datetime) -> datetime | None:
-    """When the deployment should have run last, if that is long enough ago to be missed, and none of ours to skip."""
-    if deployment.paused:
-        return None
-    dues = [
-        due
-        for one in deployment.schedules
-        if one.active and one.cron
-        if (due := last_due(one.cron, now - _MISSED_AFTER, one.timezone, day_or=one.day_or)) is not None
-        and due > deployment.created
-    ]
-    return max(dues, default=None)
+def _owed(deployment: Deployment, now: datetime) -> list[tuple[datetime, Schedule]]:
+    """When each share of the deployment should have run last, and by which schedule.
+
+    Only what is long enough ago to be missed, and what nobody had a reason not to plan.
+    """
+    owed: dict[str | None, tuple[datetime, Schedule]] = {}
+    for one in deployment.schedules:
+        if deployment.paused or not one.active or not one.cron:
+            continue
+        due = last_due(one.cron, now - _MISSED_AFTER, one.timezone, day_or=one.day_or)
+        before, _ = owed.get(one.share, (deployment.created, None))
+        if due is not None and due > before:
+            owed[one.share] = (due, one)
+    return list(owed.values())
 
 
 def keep_watch(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 import yaml
 
 from aae.errors import UserError
+from aae.shares import deal, of_run
 
 # Minute, hour, day of month, month, day of week (0 and 7 are Sunday).
 _RANGES: Final = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
@@ -54,6 +55,11 @@ class Planned:
     slug: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    @property
+    def share(self) -> str | None:
+        """The share of the job that its runs do (:mod:`aae.shares`); None: all of it."""
+        return of_run(self.parameters)
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -91,8 +97,8 @@ class CronFields:
     weekdays_limited: bool
 
 
-def read_jobs(project: Path) -> list[Job]:
-    """Every job of the project's ``prefect.yaml``, in the file's order.
+def read_jobs(project: Path, shares: int = 1) -> list[Job]:
+    """Every job of the project's ``prefect.yaml``, in the file's order; its schedules in so many shares if it has such.
 
     A flow is named like its function, with dashes.
 
@@ -100,7 +106,7 @@ def read_jobs(project: Path) -> list[Job]:
         UserError: there is no such file, or it is not what we expect.
     """
     try:
-        return [_job(one) for one in _read(project)["deployments"]]
+        return [_in_shares(_job(one), shares) for one in _read(project)["deployments"]]
     except (LookupError, TypeError, ValueError, AttributeError):
         path = project / "prefect.yaml"
         raise UserError(f"{path} does not declare every deployment with an entrypoint, a name and a cron.") from None
@@ -156,6 +162,16 @@ def _job(one: Mapping[str, Any]) -> Job:
         parameters=dict(one.get("parameters") or {}),
         paused=bool(one.get("paused", False)),
     )
+
+
+def _in_shares(job: Job, number: int) -> Job:
+    flow = job.name.partition("/")[0]
+    dealt = (
+        replace(one, slug=one.slug and one.slug + end, parameters=parameters)
+        for one in job.schedules
+        for end, parameters in deal(flow, one.parameters, number)
+    )
+    return replace(job, schedules=tuple(dealt))
 
 
 def _text(value: Any) -> str:

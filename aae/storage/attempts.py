@@ -1,9 +1,13 @@
 """Attempts at running a job: who holds it, since when, and how each ended.
 
-An attempt *holds* its job: a unique column lets one attempt of a job live at a time. Its id is a fencing token: every
-transaction of a job begins with :func:`check_hold`, which locks the attempt's row for reading. Whoever declares the
-attempt over must change that row, and so waits for the transactions that are under way and stops all later ones. A
-process that was frozen, cut off or wrongly taken for dead can therefore do no harm when it goes on.
+An attempt *holds* its job, or its share of one (:mod:`aae.shares`): a unique column lets one attempt of that live at a
+time. Attempts at different shares, or at a share and at the whole, may be at work beside each other: transactions that
+write one account queue, and what they write replaces itself.
+
+An attempt's id is a fencing token: every transaction of a job begins with :func:`check_hold`, which locks the attempt's
+row for reading. Whoever declares the attempt over must change that row, and so waits for the transactions that are
+under way and stops all later ones. A process that was frozen, cut off or wrongly taken for dead can therefore do no
+harm when it goes on.
 
 All moments here are the database's own clock (:func:`aae.storage.engine.database_clock`), the only one that all
 machines share; whether an attempt lives is judged by whether its beats go on, never by comparing clocks.
@@ -58,24 +62,24 @@ class Attempt:
         return Process(self.place, self.pid, self.born)
 
 
-def take(connection: Connection, job: str, *, run_id: str, process: Process) -> int | None:
-    """Begin an attempt; its id (the fencing token), or ``None`` if another attempt holds the job.
+def take(connection: Connection, job: str, *, share: str | None = None, run_id: str, process: Process) -> int | None:
+    """Begin an attempt; its id (the fencing token), or ``None`` if another attempt holds the job, or this share of it.
 
     Asked again by the same process for the same run, it is the same attempt: the first answer may have been lost.
     """
     now = database_clock(connection)
     values = {
         "job": job,
-        "holding": job,
+        "holding": held_as(job, share),
         "run_id": run_id,
         "place": process.place,
         "pid": process.pid,
         "born": process.born,
         "started_at": now,
     }
-    token = add_once(connection, attempts, values, attempts.c.holding == job)
+    token = add_once(connection, attempts, values, attempts.c.holding == values["holding"])
     if token is None:
-        other = holder(connection, job)
+        other = holder(connection, job, share)
         return other.id if other is not None and (other.run_id, other.process) == (run_id, process) else None
     connection.execute(insert(attempt_beats).values(attempt_id=token, beats=0, beat_at=now, doing="starting"))
     return token
@@ -118,10 +122,15 @@ def reclassify(connection: Connection, token: int, outcome: Outcome, *, reason: 
     return changed.rowcount == 1
 
 
-def holder(connection: Connection, job: str) -> Attempt | None:
-    """The attempt that holds the job, if one does."""
-    row = connection.execute(_rows().where(attempts.c.holding == job)).one_or_none()
+def holder(connection: Connection, job: str, share: str | None = None) -> Attempt | None:
+    """The attempt that holds the job, or this share of it, if one does."""
+    row = connection.execute(_rows().where(attempts.c.holding == held_as(job, share))).one_or_none()
     return None if row is None else Attempt(**row._mapping)
+
+
+def held_as(job: str, share: str | None) -> str:
+    """What is held, in words: ``fetch-ad-data`` or ``fetch-ad-data 2/4``."""
+    return job if share is None else f"{job} {share}"
 
 
 def live(connection: Connection) -> list[Attempt]:

@@ -43,9 +43,22 @@ def beat(engine: Engine, token: int, doing: str = "working") -> bool:
         return attempts.beat(connection, token, doing=doing)
 
 
-def holder(engine: Engine, job: str = "job") -> Attempt | None:
+def holder(engine: Engine, job: str = "job", share: str | None = None) -> Attempt | None:
     with reading(engine) as connection:
-        return attempts.holder(connection, job)
+        return attempts.holder(connection, job, share)
+
+
+def test_shares_of_a_job_are_held_beside_each_other_and_beside_the_whole_but_each_by_one(engine: Engine) -> None:
+    tokens = {share: taken(engine, share=share) for share in ("1/2", "2/2", None)}
+    assert len(set(tokens.values())) == 3
+    assert [take(engine, share=share, run_id="another") for share in tokens] == [None, None, None]
+    assert [take(engine, share=share) for share in tokens] == list(tokens.values()), "asked again it is the same"
+    assert end(engine, tokens["1/2"])
+    assert holder(engine, share="1/2") is None
+    held = holder(engine, share="2/2")
+    assert held is not None
+    assert (held.id, held.job) == (tokens["2/2"], "job"), "in numbers and lists it is the job's"
+    assert taken(engine, share="1/2", run_id="another") not in tokens.values()
 
 
 def test_an_attempt_is_told_whole(engine: Engine) -> None:

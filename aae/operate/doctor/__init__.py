@@ -44,7 +44,7 @@ def examine(
     Raises:
         UserError: there is no job that ``only`` names.
     """
-    jobs, unreadable = _jobs(project)
+    jobs, unreadable = _jobs(project, settings.fetch.shares)
     jobs = jobs if only is None or unreadable else choose(jobs, only)
     engine: Engine | None = None
     with ImportTrial(project, [job.entrypoint for job in jobs], import_seconds) as trial:
@@ -88,9 +88,9 @@ def choose(jobs: list[Job], name: str) -> list[Job]:
     return chosen
 
 
-def _jobs(project: Path) -> tuple[list[Job], UserError | None]:
+def _jobs(project: Path, shares: int) -> tuple[list[Job], UserError | None]:
     try:
-        return read_jobs(project), None
+        return read_jobs(project, shares), None
     except UserError as error:
         return [], error
 

@@ -18,6 +18,7 @@ from aae.operate.doctor.imports import ImportTrial
 from aae.operate.prefect_api import Deployment, FlowRun, PrefectApi
 from aae.operate.redis_server import dial
 from aae.operate.schedule import Job
+from aae.shares import are_apart
 from aae.storage.engine import reading
 from aae.storage.schema import ad_accounts
 
@@ -116,7 +117,10 @@ def examine(subject: Subject, trial: ImportTrial) -> Iterator[Check]:
         if api is None or deployment is None:
             continue
         try:
-            yield _runs(job, deployment, api.last_runs(deployment.id, _LOOK_BACK), subject.now)
+            runs = api.last_runs(deployment.id, _LOOK_BACK)
+            for share in dict.fromkeys(one.share for one in deployment.schedules) or (None,):
+                own = [one for one in runs if not are_apart(one.share, share)]
+                yield _runs(job, share, deployment, own, subject.now)
         except AaeError as error:
             yield failed(f"{job.name} runs", error, "aae doctor, once the Prefect server is well")
     if subject.jobs:  # last, since it takes longest
@@ -167,9 +171,12 @@ def _loaded(trial: ImportTrial) -> str:
     return f"all {len(found)} of prefect.yaml"
 
 
-def _runs(job: Job, deployment: Deployment, runs: Sequence[FlowRun], now: datetime) -> Check:
-    """The job's latest runs. One that was cancelled, or skipped since a newer one did its work, says nothing."""
-    name = f"{job.name} runs"
+def _runs(job: Job, share: str | None, deployment: Deployment, runs: Sequence[FlowRun], now: datetime) -> Check:
+    """The latest runs of the job or its share.
+
+    One that was cancelled, or skipped since a newer one did its work, says nothing.
+    """
+    name = f"{job.name} runs" if share is None else f"{job.name} runs of {share}"
     again = f"prefect deployment run {job.name}"
     due = _last_due(job, now)
     owed = due is not None and due > deployment.created and not (deployment.paused or job.paused)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +43,11 @@ def examine(subject: Subject, *, everything: bool) -> Iterator[Check]:
 def _differences(job: Job, deployment: Deployment, project: Path) -> Iterator[Check]:
     name = f"{job.name} schedule"
     wanted = job.schedules or (Planned(job.cron, job.timezone, job.day_or, job.every_seconds),)
+    shares, there = {one.share for one in wanted}, {one.share for one in deployment.schedules}
+    if there and shares != there:
+        told = f"AAE_FETCH__SHARES asks for {_counted(shares)} here, the server has schedules for {_counted(there)}."
+        yield Check(name, False, told, f"{DEPLOY}, where the setting is right")
+        return
     found = [(told, f"correct it in {project / 'prefect.yaml'}, then {DEPLOY}") for told in _unreadable(wanted)]
     left = list(deployment.schedules)
     for want in wanted:
@@ -61,7 +66,13 @@ def _differences(job: Job, deployment: Deployment, project: Path) -> Iterator[Ch
     for told, remedy in found:
         yield Check(name, False, told, remedy)
     if not found:
-        yield Check(name, True, ", ".join(f"{_times(one)} ({one.timezone})" for one in wanted))
+        told = ", ".join(dict.fromkeys(f"{_times(one)} ({one.timezone})" for one in wanted))
+        yield Check(name, True, told if shares == {None} else f"{told}, {_counted(shares)}")
+
+
+def _counted(shares: Collection[str | None]) -> str:
+    number = len([one for one in shares if one])
+    return "1 share" if number == 1 else f"{number or 'no'} shares"
 
 
 def _unreadable(wanted: Sequence[Planned]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from aae.operate.metrics.catalogue import Sample
 from aae.operate.metrics.tables import OTHER, Tally, bounded
 from aae.operate.prefect_api import Deployment, FlowRun, PrefectApi, Worker
 from aae.operate.schedule import last_due
+from aae.shares import are_apart
 
 GRACE: Final = timedelta(minutes=10)
 """A run may begin this late; and a crashed one is the watch's to mend for so long before it counts as failed."""
@@ -31,7 +32,7 @@ class JobHealth:
     """How one deployment is doing. Moments are aware UTC, None where that never happened.
 
     ``due`` is when its schedule wanted it last (ten minutes ago or earlier); ``overdue``: it has not begun since;
-    ``failed``: the last run that ended has failed for good.
+    ``failed``: the last run that ended has failed for good. Where it is dealt out to shares, one is enough for either.
     """
 
     name: str
@@ -103,7 +104,9 @@ def _health(
     failure = _last(api, job, ended, _BAD)
     running = [one.started for one in under_way if one.deployment_id == job.id and one.state_type == "RUNNING"]
     since = min((started for started in running if started), default=None)
-    last = max((one for one in (success, failure) if one), key=lambda one: one.ended or now, default=None)
+    ran = [one for one in ended if one.deployment_id == job.id and one.state_type != "CANCELLED"]
+    ran = sorted([one for one in (success, failure) if one] + ran, key=lambda one: one.ended or now)
+    last = _last_of_each_share(ran)
     due = _due(job, now)
     return JobHealth(
         name=job.name,
@@ -112,8 +115,8 @@ def _health(
         last_failure=failure.ended if failure else None,
         running_since=since,
         due=due,
-        overdue=due is not None and not running and not _serves(last, due),
-        failed=last is not None and not last.succeeded and _for_good(last, now),
+        overdue=due is not None and not running and not (last and all(_serves(one, due) for one in last)),
+        failed=any(not one.succeeded and _for_good(one, now) for one in last),
     )
 
 
@@ -121,6 +124,14 @@ def _last(api: PrefectApi, job: Deployment, ended: Sequence[FlowRun], states: Co
     """The job's run that ended last in one of these states; only what is not of today is asked for."""
     seen = (one for one in ended if one.deployment_id == job.id and one.state_type in states)
     return next(seen, None) or api.last_ended(job.id, states)
+
+
+def _last_of_each_share(ran: Sequence[FlowRun]) -> list[FlowRun]:
+    """Of runs of one job, the oldest first: one, or as many as it has shares (:mod:`aae.shares`)."""
+    last: list[FlowRun] = []
+    for one in ran:
+        last = [*(other for other in last if are_apart(one.share, other.share)), one]
+    return last
 
 
 def _due(job: Deployment, now: datetime) -> datetime | None:
@@ -134,9 +145,9 @@ def _due(job: Deployment, now: datetime) -> datetime | None:
     return max(dues, default=None)
 
 
-def _serves(run: FlowRun | None, due: datetime) -> bool:
+def _serves(run: FlowRun, due: datetime) -> bool:
     """Whether this run was made for that moment, or began after it."""
-    return run is not None and any(moment is not None and moment >= due for moment in (run.scheduled_for, run.started))
+    return any(moment is not None and moment >= due for moment in (run.scheduled_for, run.started))
 
 
 def _for_good(run: FlowRun, now: datetime) -> bool:

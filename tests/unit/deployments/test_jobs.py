@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aae.errors import UserError
+from aae.operate.schedule import read_jobs
 from aae.settings import AlertSettings, EmailSettings, Settings
 from deployments import declared, jobs
 from deployments.apply import _contains
@@ -20,6 +21,25 @@ def test_the_projects_own_file_is_right() -> None:
     for one in found:
         assert declared.TAG in one.body["tags"]
         assert "{{ $AAE_PROJECT_DIR }}" in str(one.body["pull_steps"]), "each worker fills in its own folder"
+
+
+def test_only_the_fetch_is_dealt_out_each_share_by_a_schedule_of_its_own_at_the_same_times() -> None:
+    whole = {one.full_name: one for one in jobs.read(ROOT, "aae")}
+    dealt = {one.full_name: one for one in jobs.read(ROOT, "aae", 3)}
+    fetch = dealt.pop("fetch-ad-data/six-hourly")
+    (before,) = whole.pop("fetch-ad-data/six-hourly").schedules.values()
+    assert dealt == whole
+    assert {slug: one["parameters"] for slug, one in fetch.schedules.items()} == {
+        "six-hourly-1-of-3": {"share": "1/3"},
+        "six-hourly-2-of-3": {"share": "2/3"},
+        "six-hourly-3-of-3": {"share": "3/3"},
+    }
+    for slug, one in fetch.schedules.items():
+        assert one == before | {"slug": slug, "parameters": one["parameters"]}
+    (planned,) = (job for job in read_jobs(ROOT, 3) if job.name == "fetch-ad-data/six-hourly")
+    assert [(one.slug, one.parameters) for one in planned.schedules] == [
+        (slug, one["parameters"]) for slug, one in fetch.schedules.items()
+    ], "the doctor expects what is deployed"
 
 
 @pytest.mark.parametrize(

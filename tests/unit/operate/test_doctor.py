@@ -63,6 +63,7 @@ class Run(NamedTuple):
     message: str = "because"
     name: str = ""
     auto: bool = True
+    share: str | None = None
 
     def json(self) -> dict[str, Any]:
         started = None if self.state in {"SCHEDULED", "PENDING"} else self.at.isoformat()
@@ -75,6 +76,7 @@ class Run(NamedTuple):
             "start_time": started,
             "end_time": started,
             "auto_scheduled": self.auto,
+            "parameters": {"share": self.share} if self.share else {},
         }
 
 
@@ -374,6 +376,63 @@ def test_what_a_failed_run_says_is_repeated_without_secrets(examined: Doctor) ->
     said = "GET https://graph/x?access_token=EAABsbCS1iHgBO0ZB3ZC4d5e6f failed"
     check = examined(Server(runs=[Run("FAILED", NOW - MINUTE, said)]))[f"{JOB} runs"]
     assert "access_token=*** failed" in check.detail
+
+
+FETCH = "fetch-ad-data/six-hourly"
+
+
+@pytest.fixture
+def fetching(project: Path) -> Path:
+    """The project's only job is the fetch, which can be dealt out."""
+    text = FILE.replace("flows/anomaly_detection.py:detect_anomalies", "flows/data_fetch.py:fetch_ad_data")
+    (project / "prefect.yaml").write_text(text.replace("hourly", "six-hourly"))
+    (project / "flows" / "data_fetch.py").write_text("def fetch_ad_data(share=None): ...\n")
+    return project
+
+
+def in_shares(number: int) -> dict[str, Any]:
+    """What the server has of the fetch, in so many shares."""
+    plan = {"schedule": {"cron": "0 * * * *", "timezone": "UTC"}, "active": True}
+    schedules: list[dict[str, Any]] = [plan | {"slug": "six-hourly"}]
+    if number > 1:
+        slugs = {f"{place}/{number}": f"six-hourly-{place}-of-{number}" for place in range(1, number + 1)}
+        schedules = [plan | {"slug": slug, "parameters": {"share": share}} for share, slug in slugs.items()]
+    return {"entrypoint": "flows/data_fetch.py:fetch_ad_data", "schedules": schedules}
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "said"),
+    [
+        (1, 1, None),
+        (3, 3, None),
+        (3, 1, "AAE_FETCH__SHARES asks for 3 shares here, the server has schedules for no shares."),
+        (1, 2, "AAE_FETCH__SHARES asks for no shares here, the server has schedules for 2 shares."),
+        (2, 3, "AAE_FETCH__SHARES asks for 2 shares here, the server has schedules for 3 shares."),
+    ],
+)
+def test_the_schedules_of_shares_are_as_declared_or_it_is_told(
+    examined: Doctor, settings: Settings, fetching: Path, asked: int, there: int, said: str | None
+) -> None:
+    assert fetching.is_dir()
+    of = settings.model_copy(update={"fetch": settings.fetch.model_copy(update={"shares": asked})})
+    check = examined(Server(deployed=in_shares(there)), of=of)[f"{FETCH} schedule"]
+    assert (check.detail if not check.ok else None) == said
+    assert said or check.detail == "0 * * * * (UTC)" + (f", {asked} shares" if asked > 1 else "")
+
+
+def test_a_share_that_fails_each_time_is_not_hidden_by_the_others(
+    examined: Doctor, settings: Settings, fetching: Path
+) -> None:
+    assert fetching.is_dir()
+    of = settings.model_copy(update={"fetch": settings.fetch.model_copy(update={"shares": 2})})
+    at = [NOW - timedelta(hours=each, minutes=29) for each in (0, 0, 1, 1)]
+    states = ("COMPLETED", "FAILED", "COMPLETED", "FAILED")
+    runs = [
+        Run(state, moment, share=share) for state, moment, share in zip(states, at, ("1/2", "2/2") * 2, strict=True)
+    ]
+    checks = examined(Server(deployed=in_shares(2), runs=runs), of=of)
+    assert checks[f"{FETCH} runs of 1/2"].ok
+    assert checks[f"{FETCH} runs of 2/2"].detail.startswith("Failed twice in a row")
 
 
 def test_failures_are_told_once_per_reason_with_their_number_the_first_and_the_last_success(examined: Doctor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from aae.model import Process
 from aae.operate.prefect_api import Deployment, FlowRun, PrefectApi, Schedule
 from aae.operate.processes import is_alive, this_process
-from aae.operate.recovery import Watch, _owed, judge
+from aae.operate.recovery import Watch, _owed, is_overtaken, judge
 from aae.settings import RecoverySettings
 from aae.storage import attempts
 from aae.storage.attempts import Attempt
@@ -300,21 +300,31 @@ def a_deployment(**more: Any) -> Deployment:
 def test_a_run_is_owed_when_the_schedule_was_due_and_nobody_had_a_reason_not_to_plan_it(
     now: datetime, more: dict[str, Any], owed: datetime | None
 ) -> None:
-    assert _owed(a_deployment(**more), now) == owed
+    assert [due for due, _ in _owed(a_deployment(**more), now)] == ([] if owed is None else [owed])
+
+
+SHARED = tuple(Schedule("0 * * * *", "UTC", active=True, parameters={"share": f"{place}/3"}) for place in (1, 2, 3))
+
+
+def test_each_share_owes_a_run_of_its_own() -> None:
+    owed = _owed(a_deployment(schedules=SHARED), NOW + timedelta(minutes=5))
+    assert [(due, schedule.share) for due, schedule in owed] == [(NOW, "1/3"), (NOW, "2/3"), (NOW, "3/3")]
 
 
 class Asked:
     """A server that knows these runs of one deployment, and remembers what was made and skipped."""
 
-    def __init__(self, runs: list[dict[str, Any]], due: str) -> None:
-        self.runs, self.due = runs, due
+    def __init__(self, runs: list[dict[str, Any]], due: str, shares: Sequence[str] = ()) -> None:
+        self.runs, self.due, self.shares = runs, due, shares
         self.skipped: list[str] = []
         self.made: list[str] = []
+        self.given: list[dict[str, Any]] = []
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         path, body = request.url.path, json.loads(request.content or b"{}")
         if path.endswith("/deployments/filter"):
-            schedule = {"schedule": {"cron": self.due, "timezone": "UTC"}, "active": True}
+            cron = {"schedule": {"cron": self.due, "timezone": "UTC"}, "active": True}
+            schedules = [cron | {"parameters": {"share": share}} for share in self.shares] or [cron]
             created = (datetime.now(UTC) - timedelta(days=9)).isoformat()
             one = {
                 "id": "d1",
@@ -322,23 +332,28 @@ class Asked:
                 "flow_id": "f",
                 "paused": False,
                 "created": created,
-                "schedules": [schedule],
+                "schedules": schedules,
             }
             return httpx.Response(200, json=[one])
         if path.endswith("/flows/filter"):
             return httpx.Response(200, json=[{"id": "f", "name": "a"}])
         if path.endswith("/create_flow_run"):
             self.made.append(body["idempotency_key"])
+            self.given.append(body["parameters"])
             return httpx.Response(200, json=planned("made", "Scheduled", datetime.now(UTC)))
         if path.endswith("/set_state"):
-            self.skipped.append(path.split("/")[-2])
+            self.skipped.append(path.partition("/flow_runs/")[2].removesuffix("/set_state"))
             return httpx.Response(200, json={})
-        states = body.get("flow_runs", {}).get("state", {}).get("type", {}).get("any_")
-        return httpx.Response(200, json=[run for run in self.runs if states is None or run["state"]["type"] in states])
+        wanted = body.get("flow_runs", {})
+        states = wanted.get("state", {}).get("type", {}).get("any_")
+        since = wanted.get("expected_start_time", {}).get("after_") or ""
+        found = [run for run in self.runs if states is None or run["state"]["type"] in states]
+        return httpx.Response(200, json=[run for run in found if run["expected_start_time"] >= since])
 
 
-def planned(name: str, state: str, due: datetime) -> dict[str, Any]:
+def planned(name: str, state: str, due: datetime, share: str | None = None) -> dict[str, Any]:
     return {
+        "parameters": {} if share is None else {"share": share},
         "id": name,
         "name": name,
         "deployment_id": "d1",
@@ -369,3 +384,46 @@ def test_a_run_that_nobody_had_planned_is_made_under_a_key_that_makes_it_one(eng
     one_look(engine, asked)
     assert len(set(asked.made)) == 1
     assert asked.made[0].startswith("missed d1 ")
+
+
+@pytest.mark.parametrize(
+    ("late", "skipped"),
+    [
+        (["1/2 -120", "2/2 -120", "1/2 -60", "2/2 -60"], ["1/2 -120", "2/2 -120"]),
+        (["1/2 -120", "2/2 -120", "1/2 -60"], ["1/2 -120"]),
+        # The number of shares was changed in between.
+        (["all -120", "1/2 -60", "2/2 -60"], ["all -120"]),
+        (["1/2 -120", "2/2 -120", "all -60"], ["1/2 -120", "2/2 -120"]),
+        (["3/4 -120", "1/2 -60", "2/2 -60"], ["3/4 -120"]),
+        (["1/2 -60", "all -60", "2/2 -60"], []),
+    ],
+    ids=["each its newest", "one alone", "all to shares", "shares to all", "fewer shares", "changed at that moment"],
+)
+def test_of_late_runs_the_newest_of_each_share_stays(engine: Engine, late: list[str], skipped: list[str]) -> None:
+    now = datetime.now(UTC)
+    runs = []
+    for name in late:
+        share, _, minutes = name.partition(" ")
+        due = now + timedelta(minutes=int(minutes))
+        runs.append(planned(name, "Late", due, None if share == "all" else share))
+    asked = Asked(runs, due="0 0 1 1 *")
+    one_look(engine, asked)
+    assert asked.skipped == skipped
+    api = PrefectApi("http://prefect/api", transport=httpx.MockTransport(asked.answer))
+    overtaken = [run.name for run in api.runs_in("aae", {"SCHEDULED"}) if is_overtaken(api, run)]
+    assert overtaken == skipped, "the run's own process thinks the same"
+
+
+def test_of_shares_that_nobody_had_planned_each_is_made_with_its_parameters(engine: Engine) -> None:
+    there = planned("there", "Scheduled", datetime.now(UTC), "2/3")
+    asked = Asked([there | {"state": there["state"] | {"type": "RUNNING"}}], "* * * * *", ["1/3", "2/3", "3/3"])
+    one_look(engine, asked)
+    assert asked.given == [{"share": "1/3"}, {"share": "3/3"}]
+    assert len(set(asked.made)) == 2
+
+
+def test_when_the_setting_is_changed_what_ran_before_is_not_made_again_in_shares(engine: Engine) -> None:
+    whole = planned("whole", "Scheduled", datetime.now(UTC))
+    asked = Asked([whole | {"state": whole["state"] | {"type": "COMPLETED"}}], "* * * * *", ["1/2", "2/2"])
+    one_look(engine, asked)
+    assert not asked.made

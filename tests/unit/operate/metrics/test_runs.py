@@ -34,6 +34,7 @@ class Run:
     ended: datetime | None = None
     name: str | None = None
     deployment: str | None = "d0"
+    share: str | None = None
 
     def json(self) -> dict[str, Any]:
         told = lambda moment: moment and moment.isoformat()  # noqa: E731
@@ -45,6 +46,7 @@ class Run:
             "expected_start_time": told(self.due),
             "start_time": told(self.started),
             "end_time": told(self.ended),
+            "parameters": {"share": self.share} if self.share else {},
         }
 
 
@@ -155,6 +157,27 @@ def test_a_job_is_overdue_when_it_has_not_begun_since_it_was_due(server: Server,
 )
 def test_a_job_has_failed_until_it_ends_well(server: list[Run], failed: bool) -> None:
     assert Server(server).health().failed is failed
+
+
+@pytest.mark.parametrize(
+    ("shares", "failed", "overdue"),
+    [
+        (["COMPLETED 1/2 12", "COMPLETED 2/2 12"], False, False),
+        (["FAILED 1/2 12", "COMPLETED 2/2 12"], True, False),
+        (["FAILED 1/2 6", "COMPLETED 2/2 6", "COMPLETED 1/2 12", "COMPLETED 2/2 12"], False, False),
+        (["COMPLETED 1/2 6", "COMPLETED 2/2 6", "COMPLETED 2/2 12"], False, True),
+        (["FAILED 1/2 6", "COMPLETED 2/2 6", "COMPLETED all 12"], False, False),
+        (["FAILED 3/4 6", "COMPLETED 1/2 12", "COMPLETED 2/2 12"], False, False),
+    ],
+    ids=["well", "one failed", "well again", "one did not begin", "all of it since", "fewer shares since"],
+)
+def test_a_job_in_shares_is_as_well_as_its_worst_share(shares: list[str], failed: bool, overdue: bool) -> None:
+    ran = []
+    for number, told in enumerate(shares):
+        state, share, hour = told.split()
+        ran.append(replace(ended(state, at(int(hour)), 5 + number), share=None if share == "all" else share))
+    health = Server(ran).health()
+    assert (health.failed, health.overdue) == (failed, overdue)
 
 
 def test_the_last_success_and_failure_are_known_however_long_ago() -> None:
