@@ -255,6 +255,7 @@ class FetchSettings(Part):
     shares: int = Field(
         1, ge=1, le=MOST_SHARES, description="Runs that the users are dealt out to, each for any worker (aae deploy)"
     )
+    shares_at_once: int = Field(1, ge=1, le=MOST_SHARES, description="Shares at work at the same time on one machine")
     request_timeout_seconds: float = Field(60, gt=0, description="Limit of one HTTP request")
     answer_ttl_seconds: int = Field(300, ge=0, description="How long an API answer may be reused; 0 turns it off")
     runner: Annotated[Literal["local", "dask"], BeforeValidator(_lower)] = Field(

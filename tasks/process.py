@@ -42,6 +42,7 @@ from tasks.watchdog import watchdog
 
 _PR_SET_PDEATHSIG = 1
 _BEAT_TIMEOUT_SECONDS = 5
+_FULL = "This machine is at work on as many shares as it may; the next place, here or elsewhere, is this one's."
 _SURELY = 5
 """After this many times ``lost_seconds`` of silence nobody needs to look again whether the beats go on."""
 
@@ -78,9 +79,17 @@ def _run(begun: Callable[[], None]) -> None:
         # Of a share that nobody could name it is held as the whole: beside another run of that share, which does no
         # harm, since whatever two runs write of one account is written one after the other and replaces itself.
         share = run.share if run is not None else None
+        if share is not None and _is_full(engine, settings, job):
+            _get_in_line_again(api, settings, run_id, _FULL)
+            return
         token = _take(engine, settings, job, run_id, share)
         if token is None:
             _get_in_line(engine, api, settings, job, run_id, share=share)
+            return
+        # A worker begins all that is due at once: they see each other only now.
+        if share is not None and _is_full(engine, settings, job, before=token):
+            transact(engine, attempts.end, token, "handed_over", reason=_FULL)
+            _get_in_line_again(api, settings, run_id, _FULL)
             return
     logs.bind(attempt=token)
     with _alive(engine, settings, token):
@@ -129,6 +138,16 @@ def _is_overtaken(api: PrefectApi, run: FlowRun) -> bool:
         _say(f"the server could not be asked whether this run is still wanted ({error}); it is made")
         return False
     return True
+
+
+def _is_full(engine: Engine, settings: Settings, job: str, *, before: int | None = None) -> bool:
+    """Whether as many runs of the job as may be are at work on this machine already, or were before this attempt.
+
+    A Prefect worker takes whatever is due: without this, one machine would have every share and the others none.
+    """
+    living = [one for one in transact(engine, attempts.live) if one.job == job and (before is None or one.id < before)]
+    here = [one for one in living if is_alive(one.process)]
+    return len(here) >= settings.fetch.shares_at_once
 
 
 def _take(engine: Engine, settings: Settings, job: str, run_id: str, share: str | None = None) -> int | None:

@@ -13,7 +13,7 @@ from aae.settings import Settings
 from aae.storage import attempts
 from aae.storage.engine import database_clock, reading
 from aae.storage.schema import attempt_beats
-from tasks.process import _take
+from tasks.process import _is_full, _take
 
 ELSEWHERE = Process("another machine", 1, 1)
 SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
@@ -56,3 +56,24 @@ def test_even_without_a_watch_a_dead_machine_does_not_hold_the_job_for_ever(
 ) -> None:
     held_by(engine, ELSEWHERE, silent_for=silent_for)
     assert (_take(engine, SETTINGS, "job", "mine") is not None) is taken
+
+
+def at_share(engine: Engine, share: str, process: Process) -> int:
+    with engine.begin() as connection:
+        token = attempts.take(connection, "job", share=share, run_id=share, process=process)
+    assert token is not None
+    return token
+
+
+def test_a_machine_that_has_its_shares_leaves_the_others_to_other_machines(engine: Engine) -> None:
+    own = this_process()
+    at_share(engine, "1/4", ELSEWHERE)
+    at_share(engine, "2/4", Process(own.place, own.pid, own.born + 1))
+    assert not _is_full(engine, SETTINGS, "job"), "what is elsewhere, or has died here, takes no place"
+    first = at_share(engine, "3/4", own)
+    assert _is_full(engine, SETTINGS, "job")
+    assert not _is_full(engine, SETTINGS, "another job")
+    assert not _is_full(engine, SETTINGS, "job", before=first), "of those that began together the first stays"
+    assert _is_full(engine, SETTINGS, "job", before=at_share(engine, "4/4", own))
+    three = SETTINGS.model_copy(update={"fetch": SETTINGS.fetch.model_copy(update={"shares_at_once": 3})})
+    assert not _is_full(engine, three, "job")

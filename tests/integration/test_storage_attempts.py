@@ -22,9 +22,11 @@ HERE = Process("here", 11, 1_000)
 THERE = Process("there", 22, 2_000)
 
 
-def take(engine: Engine, job: str = "job", *, run_id: str = "run", process: Process = HERE) -> int | None:
+def take(
+    engine: Engine, job: str = "job", *, share: str | None = None, run_id: str = "run", process: Process = HERE
+) -> int | None:
     with engine.begin() as connection:
-        return attempts.take(connection, job, run_id=run_id, process=process)
+        return attempts.take(connection, job, share=share, run_id=run_id, process=process)
 
 
 def taken(engine: Engine, job: str = "job", **more: Any) -> int:

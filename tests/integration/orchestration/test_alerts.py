@@ -338,6 +338,34 @@ def test_deploying_again_changes_nothing_and_what_left_the_code_leaves_the_serve
     assert ("automation", "aae: failed-run", "change") in changed
 
 
+def test_a_fetch_is_dealt_out_by_a_setting_and_back_and_stays_paused_if_it_was(bench: Bench) -> None:
+    def schedules() -> dict[str, tuple[bool, Any]]:
+        found = bench.api.deployment(JOB)
+        assert found is not None
+        return {str(one.slug): (one.active, one.share) for one in found.schedules}
+
+    bench.deploy()
+    assert schedules() == {"six-hourly": (True, None)}
+    done = bench.deploy(AAE_FETCH__SHARES="2")
+    assert {(c["kind"], c["name"], c["action"]) for c in done["changes"] if c["action"] != "keep"} == {
+        ("work pool", POOL, "change"),
+        ("schedule", f"{JOB} six-hourly-1-of-2", "create"),
+        ("schedule", f"{JOB} six-hourly-2-of-2", "create"),
+        ("schedule", f"{JOB} six-hourly", "remove"),
+    }
+    assert schedules() == {"six-hourly-1-of-2": (True, "1/2"), "six-hourly-2-of-2": (True, "2/2")}
+    again = bench.deploy(AAE_FETCH__SHARES="2")
+    assert {one["action"] for one in again["changes"]} == {"keep"}
+
+    path = f"deployments/{bench.api.call('GET', f'deployments/name/{JOB}')['id']}"
+    for one in bench.api.call("GET", path)["schedules"]:
+        bench.api.call("PATCH", f"{path}/schedules/{one['id']}", {"active": False})
+    bench.deploy()
+    assert schedules() == {"six-hourly": (False, None)}
+    bench.deploy("--unpause")
+    assert schedules() == {"six-hourly": (True, None)}
+
+
 def test_a_channel_that_swallows_alerts_is_told_by_deploy_and_doctor_until_it_is_well(bench: Bench) -> None:
     def told_by_the_doctor() -> list[tuple[bool, str]]:
         return [(one.ok, one.detail) for one in executing._alerts(bench.api, datetime.now(UTC))]
