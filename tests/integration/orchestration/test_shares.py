@@ -15,7 +15,9 @@ from sqlalchemy import Engine, select
 
 from aae import shares
 from aae.operate.prefect_api import FlowRun, PrefectApi
+from aae.operate.processes import this_process
 from aae.sandbox import World
+from aae.storage.attempts import holder, take
 from aae.storage.engine import reading
 from aae.storage.schema import attempts, fetches
 from deployments import jobs
@@ -133,3 +135,24 @@ def test_two_shares_at_the_same_time_bring_what_one_run_brings_and_no_share_is_d
         assert days == product.truth(account, "daily", today - timedelta(days=2), today)
     whole = [(one.outcome, one.inserted, one.updated, one.deleted) for one in product.fetch("one run of all")]
     assert whole == [("stored", 0, 0, 0)] * len(accounts), "one run finds nothing to add or to correct"
+
+
+def test_a_machine_that_has_a_share_leaves_the_other_to_another_machine(
+    product: Bench,
+    engine: Engine,
+    api: PrefectApi,
+    deployment_id: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert product.accounts()
+    monkeypatch.setenv("AAE_FETCH__SHARES_AT_ONCE", "1")
+    with engine.begin() as connection:
+        take(connection, shares.FLOW, share="1/2", run_id="at work here", process=this_process())
+    run = api.create_run(deployment_id, {"share": "2/2"})
+    work([run], tmp_path)
+    put_back = api.run(run.id)
+    assert put_back.state_name == "AwaitingTurn"
+    assert (put_back.message or "").startswith("This machine is at work on as many shares as it may")
+    with reading(engine) as connection:
+        assert holder(connection, shares.FLOW, "2/2") is None
