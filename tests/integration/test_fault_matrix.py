@@ -25,7 +25,7 @@ def stage(engine: Engine, redis_url: str, tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_something_is_declared_of_every_fault_and_of_nothing_else() -> None:
-    assert list(EXPECTED) == list(CATALOGUE)
+    assert EXPECTED.keys() == CATALOGUE.keys()
 
 
 @pytest.mark.parametrize("platform", Platform)

@@ -91,7 +91,7 @@ def outcome() -> AccountOutcome:
         **values
         | defaults
         | {"platform": Platform.META, "account": "meta:1", "name": "=1+1", "outcome": "stored", "retry": False}
-        | {"seconds": 1.5}
+        | {"seconds": 1.5, "calls_by": {"metrics": 3, "totals": 1}}
     )
 
 
