@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from prefect.logging import get_run_logger
+
 from aae import shares
 from aae.errors import UserError
 from aae.model import Account, Platform
@@ -26,16 +28,21 @@ async def choose_accounts(
 ) -> list[Account]:
     """Active accounts, and paused ones whose owner has connected them again since; every parameter given must hold.
 
-    A user's accounts are all in one share (:mod:`aae.shares`).
+    A user's accounts are all in one share (:mod:`aae.shares`). Of several accounts asked for, those that are no longer
+    active are left out, and said: one may have been paused since.
 
     Raises:
-        UserError: an account or user was asked for that does not exist or is not active.
+        UserError: an account or user was asked for that does not exist, or none that is active.
     """
     engine = stores().engine
     found = look(engine, accounts.accounts_to_check, ids=ids or None, user_ids=users or None)
     known = look(engine, accounts.list_users, ids=users or None)
     _refuse_unknown("user", users, {user.id for user in known})
-    _refuse_unknown("account", ids, {account.id for account in found})
+    active = {account.id for account in found}
+    paused = look(engine, accounts.list_accounts, ids=set(ids or ()) - active, statuses=None) if active else []
+    _refuse_unknown("account", ids, active | {account.id for account in paused})
+    for account in paused:
+        get_run_logger().warning("%s is left out: it is %s", account, account.status)
     chosen = [account for account in found if not platforms or account.platform in platforms]
     return chosen if share is None else shares.take(chosen, share)
 

@@ -18,10 +18,11 @@ from sqlalchemy import Engine
 import tasks.again
 import tasks.fetch
 import tasks.resources
-from aae.model import Platform
+from aae.model import AccountStatus, Platform
 from aae.operate.prefect_api import FlowRun, PrefectApi
 from aae.sandbox import World
 from aae.settings import load
+from aae.storage.accounts import set_status
 from flows.data_fetch import fetch_ad_data
 from tests.integration.bench import Bench, bench
 
@@ -152,6 +153,25 @@ async def test_the_days_of_a_backfill_are_kept_whenever_the_regular_run_comes(pr
     (more,) = job.follow_ups()
     assert job.parameters(more) == {"accounts": chosen, **days}
     assert 719 < minutes_from_now(more.scheduled_for) < 723
+
+
+async def test_an_account_that_was_paused_meanwhile_does_not_keep_the_others_from_theirs(
+    product: Bench, job: Job
+) -> None:
+    product.order("faults", name="google_throttled", platform="google", value=2 * HOUR)
+    await job.begin(job.api.create_run(job.id, {}).id)
+    (more,) = job.follow_ups()
+    gone, *others = google(product)
+    assert others
+    with product.engine.begin() as connection:
+        set_status(connection, gone, AccountStatus.PAUSED, "by its owner", now=product.now())
+    product.forgive()
+    product.clock.advance(timedelta(hours=2, minutes=1))
+    job.now(more)
+    state = await job.begin(more.id)
+    assert state.is_completed(), state.message
+    outcomes = (await state.aresult())["outcomes"]
+    assert [one["account_id"] for one in outcomes] == others
 
 
 async def test_a_prefect_that_cannot_be_asked_leaves_them_to_the_regular_run(
