@@ -71,6 +71,11 @@ def are_apart(one: str | None, other: str | None) -> bool:
     return one.partition("/")[2] == other.partition("/")[2]
 
 
+def undealt(slug: str | None) -> str | None:
+    """The slug of the declared schedule that a share's slug was made of by :func:`deal`."""
+    return slug and re.sub(r"-[1-9][0-9]?-of-[1-9][0-9]?$", "", slug)
+
+
 def deal(flow: str, parameters: Mapping[str, Any], number: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """What one declared schedule of ``flow`` becomes with so many shares: of each how its slug ends, parameters."""
     if number == 1 or flow != FLOW or PARAMETER in parameters:

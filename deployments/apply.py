@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 from prefect.settings import Settings as PrefectSettings
 from prefect.workers.process import ProcessWorker
 
+from aae import shares
 from aae.errors import AaeError, UserError
 from aae.operate.channels import AUTOMATION_PREFIX, CHANNEL_PREFIX, send_test
 from aae.operate.exposure import on_the_api
@@ -215,8 +216,10 @@ class Deploy:
         self._api.call("POST", "deployments/", body | wanted.body)
 
     def _new_schedule(self, name: str, path: str, wanted: dict[str, Any], there: list[Any]) -> Change:
-        """One more, paused if all that are there were paused by hand: only the number of shares was changed."""
-        paused = bool(there) and not any(one["active"] for one in there)
+        """One more, paused if one that it takes the place of was paused by hand: the number of shares was changed."""
+        paused = any(
+            not one["active"] for one in there if shares.undealt(one["slug"]) == shares.undealt(wanted["slug"])
+        )
         body, note = self._as_left(wanted, paused=paused)
         return Change("schedule", name, "create", (), lambda: self._api.call("POST", f"{path}/schedules", [body]), note)
 

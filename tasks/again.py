@@ -64,6 +64,8 @@ def _arrange(run: str | None, due: Mapping[int, datetime], days: Mapping[str, st
         if own is None or own.deployment_id is None:
             return {}
         regular = _next_regular(api, own.deployment_id, own.share)
+        if regular is None and not days and api.is_paused(own.deployment_id):
+            return {}  # somebody wants no fetches
         # The regular run does not know of the days of a backfill.
         early = {one: at for one, at in due.items() if days or regular is None or at < regular}
         words = dict.fromkeys(due, _SOMETIME if regular is None else f"again with the regular run of {_told(regular)}")
@@ -76,7 +78,9 @@ def _arrange(run: str | None, due: Mapping[int, datetime], days: Mapping[str, st
                 scheduled_for=max(early.values()),
             )
             if not more.is_final and more.scheduled_for is not None:
-                words |= dict.fromkeys(early, f"again at {_told(more.scheduled_for)}")
+                # Begun again, this run may have asked before, and for others.
+                taken = set(more.only.get("accounts", ()))
+                words |= {one: f"again at {_told(more.scheduled_for)}" if one in taken else _SOMETIME for one in early}
     return words
 
 

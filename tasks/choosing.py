@@ -8,7 +8,7 @@ from prefect.logging import get_run_logger
 
 from aae import shares
 from aae.errors import UserError
-from aae.model import Account, Platform
+from aae.model import Account, AccountStatus, Platform
 from aae.storage import accounts
 from aae.storage.accounts import User
 from aae.storage.transact import look
@@ -28,18 +28,19 @@ async def choose_accounts(
 ) -> list[Account]:
     """Active accounts, and paused ones whose owner has connected them again since; every parameter given must hold.
 
-    A user's accounts are all in one share (:mod:`aae.shares`). Of several accounts asked for, those that are no longer
-    active are left out, and said: one may have been paused since.
+    A user's accounts are all in one share (:mod:`aae.shares`). An account asked for that is no longer active is
+    left out, and said: a run that was planned for it may begin after it was paused.
 
     Raises:
-        UserError: an account or user was asked for that does not exist, or none that is active.
+        UserError: an account was asked for that does not exist or is another user's, or a user who is not active.
     """
     engine = stores().engine
     found = look(engine, accounts.accounts_to_check, ids=ids or None, user_ids=users or None)
     known = look(engine, accounts.list_users, ids=users or None)
     _refuse_unknown("user", users, {user.id for user in known})
     active = {account.id for account in found}
-    paused = look(engine, accounts.list_accounts, ids=set(ids or ()) - active, statuses=None) if active else []
+    missing = look(engine, accounts.list_accounts, ids=set(ids or ()) - active, user_ids=users or None, statuses=None)
+    paused = [account for account in missing if account.status is not AccountStatus.ACTIVE]
     _refuse_unknown("account", ids, active | {account.id for account in paused})
     for account in paused:
         get_run_logger().warning("%s is left out: it is %s", account, account.status)

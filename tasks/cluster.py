@@ -152,7 +152,7 @@ async def _dask(settings: FetchSettings) -> AsyncIterator[Send]:
 
         try:
             await connected()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - of TLS, say, or of an address that is none
             raise _unreachable(settings, error) from None
         log.info("accounts are fetched on the Dask cluster at %s", client.scheduler.address)
         yield send

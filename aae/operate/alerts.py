@@ -205,8 +205,12 @@ class Alerts:
         for one in ended:
             streak = streaks.setdefault(one.deployment_id, [])
             if one.succeeded:
-                # Of another share's failure a success says nothing.
-                streak[:] = [other for other in streak if are_apart(one.share, other.share)]
+                # Of another share's failure a success says nothing, nor that of some accounts of the others'.
+                streak[:] = [
+                    other
+                    for other in streak
+                    if are_apart(one.share, other.share) or (one.only and one.only != other.only)
+                ]
             else:
                 streak.append(one)
         for streak in streaks.values():

@@ -28,6 +28,7 @@ FINAL_STATES: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 """State types that a run does not leave by itself."""
 
 _PAGE: Final = 200
+_NARROWING: Final = ("accounts", "users", "platforms")
 _PAUSES: Final = (0.2, 0.5, 1.0, 2.0, None)
 """Seconds between tries while the server says that it is busy."""
 _ERROR: Final = 40
@@ -100,6 +101,8 @@ class FlowRun:
     result: Mapping[str, Any] | None = None
     # The share of its job that it does (see aae.shares); None: all of it, or what its parameters name.
     share: str | None = None
+    # Those of its parameters by which it is about a part of its job only: some accounts, users or platforms.
+    only: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def is_final(self) -> bool:
@@ -234,6 +237,12 @@ class PrefectApi:
         found = self._find("GET", f"deployments/name/{name}")
         return None if found is None else _deployment(name, found)
 
+    def is_paused(self, deployment_id: str) -> bool:
+        """Whether nothing is planned for the deployment because a person wants it so."""
+        found = self._ask("GET", f"deployments/{deployment_id}")
+        schedules = found.get("schedules") or []
+        return bool(found.get("paused")) or (bool(schedules) and not any(one["active"] for one in schedules))
+
     def work_pool(self, name: str) -> WorkPool | None:
         """The work pool of that name; None if there is none."""
         found = self._find("GET", f"work_pools/{name}")
@@ -316,15 +325,14 @@ class PrefectApi:
         return next(iter(self._runs(body)), None)
 
     def last_runs(self, deployment_id: str, limit: int = 50) -> list[FlowRun]:
-        """The deployment's runs that have ended or been handed to a worker, the latest first by when they were due."""
+        """So many of the deployment's runs that have ended or been handed to a worker, the last due first."""
         begun = sorted(FINAL_STATES | {"RUNNING", "PENDING", "CANCELLING"})
         body = {
             "deployments": {"id": {"any_": [deployment_id]}},
             "flow_runs": {"state": {"type": {"any_": begun}}},
             "sort": "EXPECTED_START_TIME_DESC",
-            "limit": limit,
         }
-        return self._runs(body)
+        return list(islice(self._all_runs(body), limit))
 
     def planned(self, deployment_id: str) -> list[FlowRun]:
         """The deployment's runs that wait for their moment or for a worker, by when they are due; at most 200."""
@@ -601,7 +609,7 @@ def _work_pool(found: Mapping[str, Any]) -> WorkPool:
 
 
 def _flow_run(found: Mapping[str, Any]) -> FlowRun:
-    state = found.get("state") or {}
+    state, given = found.get("state") or {}, found.get("parameters") or {}
     return FlowRun(
         id=found["id"],
         name=found["name"],
@@ -617,7 +625,8 @@ def _flow_run(found: Mapping[str, Any]) -> FlowRun:
         auto_scheduled=bool(found.get("auto_scheduled")),
         run_count=int(found.get("run_count") or 0),
         result=state["data"] if isinstance(state.get("data"), dict) else None,
-        share=shares.of_run(found.get("parameters") or {}),
+        share=shares.of_run(given),
+        only={name: given[name] for name in _NARROWING if given.get(name)},
     )
 
 

@@ -66,3 +66,12 @@ def test_runs_do_different_work_only_as_different_shares_of_one_division() -> No
     assert shares.are_apart("1/4", "2/4")
     same = [("1/4", "1/4"), ("1/4", "1/2"), ("1/4", None), (None, "1/4"), (None, None)]
     assert not any(shares.are_apart(one, other) for one, other in same)
+
+
+@given(st.sampled_from(["six-hourly", "daily-2-of", "x-1-of-100"]), st.integers(2, shares.MOST))
+def test_the_schedule_that_was_dealt_out_is_known_by_its_shares(slug: str, number: int) -> None:
+    assert (
+        {shares.undealt(slug + ending) for ending, _ in shares.deal(shares.FLOW, {}, number)}
+        == {shares.undealt(slug)}
+        == {slug}
+    )

@@ -117,8 +117,9 @@ def examine(subject: Subject, trial: ImportTrial) -> Iterator[Check]:
         if api is None or deployment is None:
             continue
         try:
-            runs = api.last_runs(deployment.id, _LOOK_BACK)
-            for share in dict.fromkeys(one.share for one in deployment.schedules) or (None,):
+            dealt = dict.fromkeys(one.share for one in deployment.schedules) or {None: None}
+            runs = [one for one in api.last_runs(deployment.id, _LOOK_BACK * len(dealt)) if not one.only]
+            for share in dealt:
                 own = [one for one in runs if not are_apart(one.share, share)]
                 yield _runs(job, share, deployment, own, subject.now)
         except AaeError as error:

@@ -127,9 +127,12 @@ def _last(api: PrefectApi, job: Deployment, ended: Sequence[FlowRun], states: Co
 
 
 def _last_of_each_share(ran: Sequence[FlowRun]) -> list[FlowRun]:
-    """Of runs of one job, the oldest first: one, or as many as it has shares (:mod:`aae.shares`)."""
+    """Of runs of one job, the oldest first: one, or as many as it has shares (:mod:`aae.shares`).
+
+    What became of some accounts, which somebody asked for, says nothing of the others.
+    """
     last: list[FlowRun] = []
-    for one in ran:
+    for one in [one for one in ran if not one.only] or ran:
         last = [*(other for other in last if are_apart(one.share, other.share)), one]
     return last
 

@@ -173,6 +173,10 @@ async def test_an_account_that_was_paused_meanwhile_does_not_keep_the_others_fro
     outcomes = (await state.aresult())["outcomes"]
     assert [one["account_id"] for one in outcomes] == others
 
+    alone = await job.begin(job.api.create_run(job.id, {"accounts": [gone]}).id)
+    assert alone.is_completed(), alone.message
+    assert (await alone.aresult())["outcomes"] == []
+
 
 async def test_a_prefect_that_cannot_be_asked_leaves_them_to_the_regular_run(
     product: Bench, job: Job, monkeypatch: pytest.MonkeyPatch

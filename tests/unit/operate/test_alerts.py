@@ -34,7 +34,7 @@ def answer(request: httpx.Request, ran: list[str]) -> httpx.Response:
     for number, told in enumerate(ran):
         state, share, *words = told.split()
         ended = (NOW - timedelta(minutes=60 - number)).isoformat()
-        parameters = {} if share == "all" else {"share": share}
+        parameters = {"all": {}, "some": {"accounts": [3]}}.get(share, {"share": share})
         about = {"id": told, "name": told, "deployment_id": "d1", "end_time": ended, "parameters": parameters}
         found.append(about | {"state": {"type": state, "name": state, "message": " ".join(words)}})
     return httpx.Response(200, json=found)
@@ -50,8 +50,22 @@ def answer(request: httpx.Request, ran: list[str]) -> httpx.Response:
         (["FAILED 1/2 3 of 9", "FAILED 2/2 5 of 8"], ["FAILED 1/2 3 of 9"]),
         (["FAILED 1/2 3 of 9", "FAILED 2/2 no database"], ["FAILED 1/2 3 of 9", "FAILED 2/2 no database"]),
         (["FAILED 3/4 3 of 9", "COMPLETED 1/2"], []),
+        (["FAILED all 3 of 9", "COMPLETED some"], ["FAILED all 3 of 9"]),
+        (["FAILED some 1 of 1", "COMPLETED some"], []),
+        (["FAILED some 1 of 1", "COMPLETED all"], []),
     ],
-    ids=["well again", "hidden", "its share again", "all of it since", "same words", "other words", "fewer shares"],
+    ids=[
+        "well again",
+        "hidden",
+        "its share again",
+        "all of it since",
+        "same words",
+        "other words",
+        "fewer shares",
+        "some are well",
+        "the same some",
+        "all are well",
+    ],
 )
 def test_a_share_that_failed_is_told_whatever_became_of_the_others_and_the_same_words_once(
     ran: list[str], told: list[str]

@@ -35,6 +35,7 @@ class Run:
     name: str | None = None
     deployment: str | None = "d0"
     share: str | None = None
+    accounts: tuple[int, ...] = ()
 
     def json(self) -> dict[str, Any]:
         told = lambda moment: moment and moment.isoformat()  # noqa: E731
@@ -46,7 +47,7 @@ class Run:
             "expected_start_time": told(self.due),
             "start_time": told(self.started),
             "end_time": told(self.ended),
-            "parameters": {"share": self.share} if self.share else {},
+            "parameters": {"share": self.share} if self.share else {"accounts": self.accounts},
         }
 
 
@@ -178,6 +179,13 @@ def test_a_job_in_shares_is_as_well_as_its_worst_share(shares: list[str], failed
         ran.append(replace(ended(state, at(int(hour)), 5 + number), share=None if share == "all" else share))
     health = Server(ran).health()
     assert (health.failed, health.overdue) == (failed, overdue)
+
+
+@pytest.mark.parametrize("well", [True, False], ids=["ends well", "fails"])
+def test_what_became_of_some_accounts_says_nothing_of_the_job(well: bool) -> None:
+    some = replace(ended("COMPLETED" if well else "FAILED", at(12), 30), accounts=(3,))
+    health = Server([ended("FAILED" if well else "COMPLETED", at(12)), some]).health()
+    assert (health.failed, health.overdue) == (well, False)
 
 
 def test_the_last_success_and_failure_are_known_however_long_ago() -> None:
