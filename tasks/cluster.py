@@ -126,7 +126,8 @@ async def _dask(settings: FetchSettings) -> AsyncIterator[Send]:
                 n_workers=PROCESSES,
                 threads_per_worker=threads,
                 security=True,
-                dashboard_address=None,
+                # Of this machine alone, and any port: two runs may have a cluster each.
+                dashboard_address="127.0.0.1:0",
                 asynchronous=True,
             )
             address = await stack.enter_async_context(local)

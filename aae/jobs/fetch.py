@@ -48,6 +48,9 @@ HOT_HOURLY_DAYS = 36
 LARGEST_SUM = 10**18
 """In micros: what ``DECIMAL(18,6)`` does not hold any more."""
 
+LARGEST_COUNT = 2**63
+"""What ``BIGINT`` does not hold any more."""
+
 WORTH_WAITING_SECONDS = 900
 """A throttle that ends within a step's retries (3 x 300 s) is waited for; a longer one is left to a later run."""
 
@@ -207,7 +210,7 @@ class _AccountFetch:
         except (Retry, Skip, Bug) as error:
             today = self._account.local_day(begun)
             piece = Slice(self._account.id, Granularity.DAILY, today, today)
-            await asyncio.to_thread(self._record_failure, piece, error, begun)
+            await asyncio.to_thread(self._record_failure, piece, error, begun, self._spent())
             raise
 
     async def _describe(self, begun: datetime) -> None:
@@ -251,7 +254,7 @@ class _AccountFetch:
         for granularity in Granularity if since <= until else ():
             piece = Slice(self._account.id, granularity, since, until)
             # In the log too, for it tells the published frames what is no longer there.
-            self._store(piece, empty_metrics(), None, started=now, calls=0)
+            self._store(piece, empty_metrics(), None, started=now, calls=0, spent={})
 
     async def _listing(self, begun: datetime) -> pd.DataFrame:
         """What is in the account; where there is no way to it any more, by the way that there is now."""
@@ -281,7 +284,7 @@ class _AccountFetch:
             listing = await self._listing(begun)
         except (Retry, Skip, Bug) as error:
             if pieces:  # the log of fetches says why there is nothing of today
-                await asyncio.to_thread(self._record_failure, pieces[0], error, begun)
+                await asyncio.to_thread(self._record_failure, pieces[0], error, begun, self._spent())
             raise
         await asyncio.to_thread(_store_entities, self._context, self._account, listing, begun)
         before: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -303,32 +306,36 @@ class _AccountFetch:
         try:
             frame, truth = await self._with_token(lambda token: self._ask(token, piece))
         except (Retry, Skip, Bug, SQLAlchemyError) as error:
+            spent = self._spent()
             await before
-            await self._note_failure(piece, error, started)
+            await self._note_failure(piece, error, started, spent)
             return before
         except Exception:
             await before
             raise
+        calls, spent = self._calls() - calls, self._spent()
         await before
-        store = asyncio.to_thread(self._store, piece, frame, truth, started=started, calls=self._calls() - calls)
-        return asyncio.create_task(self._settle(piece, store, started))
+        store = asyncio.to_thread(self._store, piece, frame, truth, started=started, calls=calls, spent=spent)
+        return asyncio.create_task(self._settle(piece, store, started, spent))
 
-    async def _settle(self, piece: Slice, store: Awaitable[None], started: datetime) -> None:
+    async def _settle(self, piece: Slice, store: Awaitable[None], started: datetime, spent: dict[str, int]) -> None:
         try:
             await store
         except (Retry, Skip, Bug, SQLAlchemyError) as error:
-            await self._note_failure(piece, error, started)
+            await self._note_failure(piece, error, started, spent)
         else:
             self._remaining -= 1
 
-    async def _note_failure(self, piece: Slice, error: AaeError | SQLAlchemyError, started: datetime) -> None:
+    async def _note_failure(
+        self, piece: Slice, error: AaeError | SQLAlchemyError, started: datetime, spent: dict[str, int]
+    ) -> None:
         """Record and owe a slice whose failure concerns only itself.
 
         Raises:
             Throttled: it concerns the account.
         """
         meaning = _meaning(error)
-        await asyncio.to_thread(self._record_failure, piece, meaning, started)
+        await asyncio.to_thread(self._record_failure, piece, meaning, started, spent)
         if isinstance(meaning, Throttled):
             raise meaning
         self._owe(1, str(meaning), retry=isinstance(meaning, Retry))
@@ -346,7 +353,10 @@ class _AccountFetch:
         check_sums(frame, self._account)
         if piece.granularity is Granularity.HOURLY:
             return frame, None
-        return frame, await self._connector.fetch_totals(self._account, token, piece)
+        truth = await self._connector.fetch_totals(self._account, token, piece)
+        if max(truth.impressions, truth.clicks) >= LARGEST_COUNT or abs(truth.spend_micros) >= LARGEST_SUM:
+            raise Bug(f"{self._account.platform.capitalize()} sent totals that are too much.", code="malformed")
+        return frame, truth
 
     async def _with_token(self, ask: Callable[[Token], Awaitable[R]]) -> R:
         """Ask with a token that lasts; once more with a new one if the platform has ended it early."""
@@ -361,13 +371,21 @@ class _AccountFetch:
             self._token = await tokens.renewed_token(context, account, now=self._clock(), run_id=self._run_id)
             return await ask(self._token)
 
-    def _store(self, piece: Slice, frame: pd.DataFrame, truth: Totals | None, *, started: datetime, calls: int) -> None:
+    def _store(
+        self,
+        piece: Slice,
+        frame: pd.DataFrame,
+        truth: Totals | None,
+        *,
+        started: datetime,
+        calls: int,
+        spent: dict[str, int],
+    ) -> None:
         sums = totals_of(frame)
         drift = (
             self._apart_from_days(piece, frame) if piece.granularity is Granularity.HOURLY else reconcile(sums, truth)
         )
         rules = self._connector.rules
-        made = self._context.transport.calls_for(self._account)
 
         def work(connection: Connection) -> metrics.StoreResult:
             before = fetches.find(connection, piece, started_at=started, run_id=self._run_id)
@@ -401,7 +419,7 @@ class _AccountFetch:
                 rows_updated=stored.updated,
                 rows_deleted=stored.deleted,
                 api_calls=calls,
-                calls_by=made.since(self._logged).by_purpose,
+                calls_by=spent,
                 totals=sums,
                 platform_totals=truth,
                 drift=drift,
@@ -410,7 +428,6 @@ class _AccountFetch:
             return stored
 
         stored = transact(self._context.engine, work)
-        self._logged = made
         known = [each for each in (drift, self._outcome.drift) if each is not None]
         self._outcome = replace(
             self._outcome,
@@ -436,8 +453,7 @@ class _AccountFetch:
         ]
         return max((each for each in apart if each is not None), default=None)
 
-    def _record_failure(self, piece: Slice, error: AaeError, started: datetime) -> None:
-        made = self._context.transport.calls_for(self._account)
+    def _record_failure(self, piece: Slice, error: AaeError, started: datetime, spent: dict[str, int]) -> None:
         transact(
             self._context.engine,
             fetches.record,
@@ -446,12 +462,11 @@ class _AccountFetch:
             started_at=started,
             finished_at=self._clock(),
             outcome=outcome_of(error),
-            calls_by=made.since(self._logged).by_purpose,
+            calls_by=spent,
             error_code=error.code,
             detail=str(error),
             run_id=self._run_id,
         )
-        self._logged = made
 
     def _give_up(self, error: AaeError) -> None:
         """The whole account failed: say how, and pause it if only its owner can help."""
@@ -478,6 +493,12 @@ class _AccountFetch:
             detail=so_far.detail or why,
             retry=so_far.retry or retry,
         )
+
+    def _spent(self) -> dict[str, int]:
+        """The calls since it was asked last, by purpose: at the end of a slice's asking, before the next one begins."""
+        made, before = self._context.transport.calls_for(self._account), self._logged
+        self._logged = made
+        return made.since(before).by_purpose
 
     def _calls(self) -> int:
         return self._context.transport.calls_for(self._account).total

@@ -63,7 +63,7 @@ async def fetch_totals(graph: Graph, account: Account, token: Token, piece: Slic
     question = _Question({**form, "time_increment": "all_days"}, tuple(piece.days), below=())
     caller = Caller.of(account, token)
     found = [row async for rows in _rows(graph, question, caller, Purpose.TOTALS) for row in rows]
-    if len({row.get("date_start") for row in found}) < len(found):
+    if len({str(row.get("date_start")) for row in found}) < len(found):
         raise read.bug("more than one row of account totals")
     # One row, or one of each day where Meta wanted less to do at a time; none means nothing.
     rows = found or [{}]

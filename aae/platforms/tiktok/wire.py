@@ -86,8 +86,8 @@ class Business:
             secret_params=secret_params or {},
             fresh=fresh,
             paces={"tiktok:app": SPACING},
-            # A probe of a token cannot be narrowed.
-            not_again=timedelta(0) if purpose is Purpose.AUTH else NOT_AGAIN,
+            # A probe of a token cannot be narrowed, nor what must be fresh: who or what an account is.
+            not_again=timedelta(0) if fresh or purpose is Purpose.AUTH else NOT_AGAIN,
         )
         answer = await self.transport.request(call)
         return read.record(read.record(answer.data, "an answer").get("data"), "data")

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, select
 from aae.sandbox import World
 from aae.settings import load
 from aae.storage.engine import reading
-from aae.storage.schema import ad_accounts, attempt_beats, attempts, entities, metadata
+from aae.storage.schema import ad_accounts, attempt_beats, attempts, entities, fetches, metadata
 from flows.data_fetch import fetch_ad_data
 from tasks.limits import settled
 from tests import servers
@@ -76,7 +76,11 @@ def everything(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
             row.id: (accounts[row.account_id], row.level, row.external_id)
             for row in connection.execute(select(entities))
         }
-        by_name = {"account_id": accounts, "entity_id": names, "parent_id": names | {None: None}}
+        tries = {
+            row.id: (accounts[row.account_id], row.granularity, row.since, row.until, row.outcome)
+            for row in connection.execute(select(fetches))
+        }
+        by_name = {"account_id": accounts, "entity_id": names, "parent_id": names | {None: None}, "fetch_id": tries}
 
         def plain(table: Any, row: Any) -> tuple[Any, ...]:
             left_out = {"id", "run_id", "access_token", "refresh_token", *_moments(table)}

@@ -63,7 +63,7 @@ class Fetch(_AccountFetch):
             raise self._storing[number]
         self.diary.append(f"stored {number}")
 
-    def _record_failure(self, piece: Slice, error: AaeError, started: datetime) -> None:
+    def _record_failure(self, piece: Slice, error: AaeError, started: datetime, spent: dict[str, int]) -> None:
         self.diary.append(f"{fetch.outcome_of(error)} {PIECES.index(piece)}")
 
     @property
@@ -102,6 +102,26 @@ def test_the_next_slice_is_asked_for_while_one_is_being_stored(
     monkeypatch.setattr(one, "_store", store)
     assert one.work().owed == 0
     assert waited == [True] * 3
+
+
+def test_calls_are_those_of_their_own_slice_although_the_next_one_is_asked_for_meanwhile(
+    fetching: Callable[..., Fetch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, noted = fetching(), []
+
+    def store(piece: Slice, *_: Any, spent: dict[str, int], **__: Any) -> None:
+        number = PIECES.index(piece)
+        if number + 1 < len(PIECES):
+            one.asked[number + 1].wait(10)
+        noted.append(spent)
+
+    def calls(_: Account) -> CallCounts:
+        return CallCounts({"metrics": sum(line.startswith("ask") for line in one.diary)})
+
+    monkeypatch.setattr(one, "_store", store)
+    monkeypatch.setattr(one._context.transport, "calls_for", calls)
+    one.work()
+    assert noted == [{"metrics": 1}] * len(PIECES)
 
 
 def test_no_slice_is_asked_for_before_the_last_but_one_is_stored(fetching: Callable[..., Fetch]) -> None:

@@ -253,6 +253,17 @@ def test_totals_that_are_too_much_over_many_days_are_the_sum_of_the_days() -> No
     assert totals == Totals(3 * 1204, 3 * 37, 3_300_000, 0, 0)
 
 
+@pytest.mark.parametrize("day", ["2026-11-21", [], {}])
+def test_two_rows_of_totals_for_one_day_are_no_sum(day: object) -> None:
+    twice = [row() | {"date_start": day}] * 2
+    with pytest.raises(Bug, match="more than one row of account totals"):
+        use(
+            Platform.META,
+            [ok({"data": twice})],
+            lambda meta: meta.fetch_totals(account(Platform.META), token(), piece()),
+        )
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
