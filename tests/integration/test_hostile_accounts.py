@@ -17,7 +17,7 @@ from aae.jobs.fetch import AccountOutcome, fetch_account
 from aae.model import Account, Platform
 from aae.sandbox import World, create_app
 from aae.storage.engine import reading
-from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, entities, fetches, metric_revisions
+from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, api_calls, entities, fetches, metric_revisions
 from tests.integration.bench import Bench
 from tests.integration.hostile_platform import KINDS, Hostile
 
@@ -92,7 +92,7 @@ def test_whatever_one_account_is_answered_the_others_are_as_without_it(product: 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name, hostile.kind in KINDS.items():
         with product.engine.begin() as connection:
-            for table in (metric_revisions, fetches, ad_metrics_daily, ad_metrics_hourly):
+            for table in (metric_revisions, api_calls, fetches, ad_metrics_daily, ad_metrics_hourly):
                 connection.execute(table.delete())
         outcomes = fetch_together(product, name)
         for one in product.accounts():
