@@ -39,8 +39,9 @@ async def choose_accounts(
     known = look(engine, accounts.list_users, ids=users or None)
     _refuse_unknown("user", users, {user.id for user in known})
     active = {account.id for account in found}
-    missing = look(engine, accounts.list_accounts, ids=set(ids or ()) - active, user_ids=users or None, statuses=None)
-    paused = [account for account in missing if account.status is not AccountStatus.ACTIVE]
+    missing = set(ids or ()) - active
+    others = look(engine, accounts.list_accounts, ids=missing, user_ids=users or None, statuses=None) if missing else []
+    paused = [account for account in others if account.status is not AccountStatus.ACTIVE]
     _refuse_unknown("account", ids, active | {account.id for account in paused})
     for account in paused:
         get_run_logger().warning("%s is left out: it is %s", account, account.status)

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -194,17 +195,24 @@ class _AccountFetch:
 
     async def _fetch(self, pieces: Sequence[Slice] | None, deadline: Deadline, begun: datetime) -> None:
         if pieces is None:
-            await self._look_at_the_account(begun)
-        todo = await asyncio.to_thread(self._todo, pieces, begun)
+            todo = await self._plan(begun)
+        else:
+            todo = await asyncio.to_thread(_not_done_by, self._context, self._account, pieces, self._run_id)
         self._outcome = replace(self._outcome, slices=len(todo))
         await self._fetch_all(todo, deadline, begun)
 
+    async def _plan(self, begun: datetime) -> list[Slice]:
+        """What the account owes; once a day after a look at the account itself, whose zone may be another one now."""
+        read = partial(_stored, self._context, self._account, self._connector, begun)
+        stored = await asyncio.to_thread(read)
+        if due_for_a_look(stored, begun):
+            await self._look_at_the_account(begun)
+            stored = await asyncio.to_thread(read)
+        settings = self._context.settings.fetch
+        return plan_account(self._account, self._connector.rules, stored, settings, now=begun, run_id=self._run_id)
+
     async def _look_at_the_account(self, begun: datetime) -> None:
-        """Once a day: accounts are renamed, moved to another manager, and sometimes told to count in another zone."""
-        if not due_for_a_look(
-            await asyncio.to_thread(_stored, self._context, self._account, self._connector, begun), begun
-        ):
-            return
+        """Accounts are renamed, moved to another manager, and sometimes told to count in another zone."""
         try:
             await self._describe(begun)
         except (Retry, Skip, Bug) as error:
@@ -272,11 +280,6 @@ class _AccountFetch:
             if self._account == before:
                 raise
             return await self._with_token(ask)
-
-    def _todo(self, pieces: Sequence[Slice] | None, begun: datetime) -> list[Slice]:
-        if pieces is None:
-            return plan(self._context, self._account, self._connector, now=begun, run_id=self._run_id)
-        return _not_done_by(self._context, self._account, pieces, self._run_id)
 
     async def _fetch_all(self, pieces: Sequence[Slice], deadline: Deadline, begun: datetime) -> None:
         self._remaining = len(pieces)

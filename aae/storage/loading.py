@@ -106,13 +106,11 @@ def unload(connection: Connection, query: Select[Any], kinds: Mapping[str, str])
 
 
 _ARROW: Final = {"datetime64[s]": pa.timestamp("us")}
+_NULLABLE: Final[Any] = pd.Int64Dtype()
 
 
 def _from_arrow(column: pa.ChunkedArray, kind: str) -> Any:
-    if kind != "Int64":
-        return column.to_numpy().astype(kind, copy=False)
-    missing = column.is_null().to_numpy()
-    return pd.arrays.IntegerArray(column.fill_null(0).to_numpy(), missing.astype(bool))
+    return _NULLABLE.__from_arrow__(column) if kind == "Int64" else column.to_numpy().astype(kind, copy=False)
 
 
 def _as_pandas(values: Sequence[Any], kind: str) -> Any:
