@@ -332,7 +332,7 @@ class MetricsSettings(Part):
         if token and not re.fullmatch(r"[!-~]{16,}", token):
             raise ValueError("token must be 16 printable ASCII characters or more, without spaces")
         if self.listen and not token and not _is_loopback(self.address[0]):
-            raise ValueError(f"{self.listen} is not on loopback, so AAE_METRICS__TOKEN must be set too")
+            raise ValueError("its address is not on loopback, so AAE_METRICS__TOKEN must be set too")
         return self
 
     @property

@@ -6,7 +6,7 @@ import os
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -44,6 +44,7 @@ ODD = st.sampled_from(
 @pytest.mark.parametrize("variable", VARIABLES)
 @examples(max_examples=12)
 @given(value=TEXT | ODD, where=st.sampled_from(["", "before", "after"]))
+@example(value=":0", where="before")  # an address beyond loopback was told
 def test_any_value_ends_in_settings_or_in_one_sentence(variable: str, value: str, where: str) -> None:
     told = {"": value, "before": f"{MARK}{value}", "after": f"redis://u:{MARK}@{value}"}[where]
     with patch.dict(os.environ, {variable: told}):
