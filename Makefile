@@ -29,34 +29,37 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@$(call install,requirements-dev.lock,$(BIN)/python)
 	@touch $@
 
-# The platforms' own clients, in an environment of their own: what they depend on never bounds the product. Where they cannot be
-# had, only their tests are missing, and say so.
+# The platforms' own clients, in an environment of their own: what they depend on never bounds the product.
 CLIENTS := $(VENV)/clients
 
 $(VENV)/.clients: requirements-clients.lock $(VENV)/.runtime
 	@echo "Setting up the platforms' own clients (once) ..."
 	@test -x $(CLIENTS)/bin/python || $(BIN)/python -m venv --without-pip $(CLIENTS)
-	@$(call install,requirements-clients.lock,$(CLIENTS)/bin/python) && touch $@ || echo "They cannot be had; their tests will skip."
+	@$(call install,requirements-clients.lock,$(CLIENTS)/bin/python) || { echo "The platforms' own clients cannot be had."; exit 1; }
+	@touch $@
 
 .PHONY: clients
 clients: $(VENV)/.clients ## The platforms' own clients, which the sandbox is held against
 
-# What the benchmark of fetching runs beside us. What cannot be had is left out there, and said.
+# What the benchmark of fetching runs beside us. One that cannot be had costs no other, and is left out there, and said.
 PEERS := dlt singer
 
 $(VENV)/.peer-%: benchmarks/peers/%.lock $(VENV)/.runtime
 	@echo "Setting up the peer $* (once) ..."
 	@test -x $(VENV)/peers/$*/bin/python || $(BIN)/python -m venv --without-pip $(VENV)/peers/$*
-	@$(call install,benchmarks/peers/$*.lock,$(VENV)/peers/$*/bin/python) && touch $@ \
-		|| { rm -rf $(VENV)/peers/$*; echo "It cannot be had; the benchmark will leave it out."; }
+	@$(call install,benchmarks/peers/$*.lock,$(VENV)/peers/$*/bin/python) \
+		|| { rm -rf $(VENV)/peers/$*; echo "The peer $* cannot be had."; exit 1; }
+	@touch $@
 
 .PHONY: peers
-peers: $(PEERS:%=$(VENV)/.peer-%) ## What people would use instead, for benchmarks/fetch.py
+peers: ## What people would use instead, for benchmarks/fetch.py
+	@$(MAKE) --no-print-directory --keep-going $(PEERS:%=$(VENV)/.peer-%)
 
 # A cluster's own packages, beside the product's in its environment: they are locked to leave everything there as it is.
 $(VENV)/.dask: requirements-dask.lock $(VENV)/.runtime
 	@echo "Setting up Dask (once) ..."
-	@$(call install,$<,$(BIN)/python) && touch $@ || echo "It cannot be had; its tests will skip."
+	@$(call install,$<,$(BIN)/python) || { echo "Dask's packages cannot be had."; exit 1; }
+	@touch $@
 
 .PHONY: dask
 dask: $(VENV)/.dask ## What a fetch over a Dask cluster needs
@@ -71,7 +74,8 @@ up: $(VENV)/.runtime ## The same, but stay up with schedules active and the Pref
 
 # Side by side they take half as long: the one half waits for servers and processes, the other one computes.
 .PHONY: test
-test: $(VENV)/.dev $(VENV)/.clients $(VENV)/.dask ## Run every test
+test: $(VENV)/.dev ## Run every test
+	@$(MAKE) --no-print-directory --keep-going clients dask || echo "The tests that need it will skip, and say so."
 	@echo "The end-to-end tests run beside the others; what they say follows at the end."
 	@$(BIN)/python -m pytest tests/e2e >.e2e.log 2>&1 & e2e=$$!; \
 		$(BIN)/python -m pytest tests/unit tests/integration; rest=$$?; \

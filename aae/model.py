@@ -7,7 +7,7 @@ ever holds money between the wire and the tables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -128,23 +128,6 @@ class Totals:
     spend_micros: int = 0
     conversions_micros: int | None = None
     revenue_micros: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CallCounts:
-    """API calls made, by purpose (``listing``, ``metrics``, ``totals``, ``poll``, ``auth``)."""
-
-    by_purpose: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return sum(self.by_purpose.values())
-
-    def since(self, before: CallCounts) -> CallCounts:
-        """Those made after ``before``."""
-        more = {name: number - before.by_purpose.get(name, 0) for name, number in self.by_purpose.items()}
-        return CallCounts({name: number for name, number in more.items() if number})
 
 
 @dataclass(frozen=True, slots=True)

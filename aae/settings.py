@@ -138,6 +138,15 @@ def _next_redis_database(url: str) -> str:
     return urlunsplit(parts._replace(path=f"/{number}", query=urlencode(others)))
 
 
+def _cluster(value: str) -> str:
+    """A Dask scheduler's address. It is shown: in logs, errors and findings."""
+    if value:
+        parts = _split(value, "tls", "tcp")
+        if not parts.hostname or parts.port is None or "@" in value or not value.isprintable():
+            raise ValueError("must name host and port, like tls://scheduler:8786")
+    return value
+
+
 def _smtp_url(value: SecretStr) -> SecretStr:
     url = value.get_secret_value()
     if url and not _split(url, "smtp", "smtps").hostname:
@@ -171,6 +180,10 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 
 
+AttributionWindow = Literal["1d_click", "7d_click", "28d_click", "1d_view", "1d_ev", "default", "incrementality"]
+"""What Meta still counts by. 7d_view and 28d_view stopped in January 2026: they are taken and never answered."""
+
+
 class Part(BaseModel):
     """A group of settings; frozen like the whole, so that settings can be a key."""
 
@@ -184,8 +197,8 @@ class MetaSettings(Part):
     version: str = Field("v26.0", pattern=r"^v\d+\.\d+$", description="First path segment of every call")
     app_id: str = Field("", description="The app's id, needed to exchange tokens")
     app_secret: SecretStr = Field(SecretStr(""), description="The app's secret, needed to exchange tokens")
-    attribution_windows: tuple[str, ...] = Field(
-        ("7d_click", "1d_view"), description="Asked for explicitly and stored beside every number"
+    attribution_windows: tuple[AttributionWindow, ...] = Field(
+        ("7d_click", "1d_view"), min_length=1, description="Asked for explicitly and stored beside every number"
     )
 
 
@@ -261,8 +274,10 @@ class FetchSettings(Part):
     runner: Annotated[Literal["local", "dask"], BeforeValidator(_lower)] = Field(
         "local", description="Where accounts are fetched: in the run's own process, or on a Dask cluster"
     )
-    cluster: str = Field(
-        "", description="That cluster's address, like tls://scheduler:8786; empty: two processes on this machine"
+    cluster: Annotated[str, AfterValidator(_cluster)] = Field(
+        "",
+        description="That cluster's address, like tls://scheduler:8786 (tcp:// is in clear and open to anybody); "
+        "empty: two processes on this machine",
     )
 
     @model_validator(mode="after")
@@ -282,7 +297,7 @@ class RetentionSettings(Part):
     )
     revisions_days: int = Field(90, ge=1, description="Days that a change of a stored number is kept on record")
     fetches_days: int = Field(
-        90, ge=30, description="Days that a fetch is kept on record, and as long as planning asks"
+        90, ge=30, description="Days that API calls are kept on record, and fetches, those as long as planning asks"
     )
     tokens_days: int = Field(
         365, ge=30, description="Days that a token check is kept on record; each kind's last stays"
@@ -567,7 +582,7 @@ def _refuse_unknown(written: dict[str, str]) -> None:
 def _what_is_wrong(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
     reason = _reason(error)
-    path = "__".join(str(part) for part in first["loc"]).upper()
+    path = "__".join(part for part in first["loc"] if isinstance(part, str)).upper()  # not the place in a list
     if not path:
         return f"{reason}."
     name = path if path.startswith("PREFECT_") else _PREFIX + path

@@ -7,7 +7,7 @@ at different moments, on different machines, while accounts come and go, still l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from aae.model import Account
@@ -69,6 +69,21 @@ def are_apart(one: str | None, other: str | None) -> bool:
     if one is None or other is None or one == other:
         return False
     return one.partition("/")[2] == other.partition("/")[2]
+
+
+def missing(share: str | None, there: Collection[str | None]) -> list[str | None]:
+    """What has to be run for ``share`` of a round of which runs of these shares are ``there``; None is everything.
+
+    A round that was begun in another division is finished in that one: its shares that still waited went with their
+    schedules when the number was changed.
+    """
+    if None in there or share in there:
+        return []
+    divisions = {one.partition("/")[2] for one in there if one}
+    if share and share.partition("/")[2] in divisions:
+        return [share]
+    rests = ([f"{place}/{of}" for place in range(1, int(of) + 1)] for of in divisions)
+    return min(([one for one in rest if one not in there] for rest in rests), key=len, default=[share])
 
 
 def undealt(slug: str | None) -> str | None:

@@ -2,8 +2,8 @@
 
 A sandbox's answers for one account, kept in memory, are asked for again by the product's own connector:
 
-  json.loads    of the same bodies and nothing else: the limit of all that reads them with Python's own decoder
-  decoding      the same with exact decimals, as the product does it
+  json.loads    of the same bodies and nothing else: what Python's own decoder takes, which is not even exact
+  decoding      by the product: exact decimals, and rows in the shape that their platform has declared
   the rest      requests, judging, columns, each key once, frames
 
 How fast rows are stored is told by benchmarks.storing. Only ratios within one run mean something.
@@ -14,17 +14,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import httpx
 from pydantic import SecretStr
 
 from aae.model import Account, Granularity, Platform, Slice, Token
-from aae.platforms import connectors
-from aae.platforms.transport import Transport, _decode
+from aae.platforms import connectors, shapes, transport
+from aae.platforms.transport import Transport
 from aae.settings import Settings
 from benchmarks import bench
 from benchmarks.cost import measured
@@ -43,6 +44,8 @@ class Case:
     piece: Slice
     settings: Settings
     answers: dict[bytes, httpx.Response]
+    shapes: dict[bytes, Any]
+    """Of each body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ async def _heard(cases: Sequence[Case]) -> list[Case]:
     """For each platform, the account of most rows."""
     best: dict[Platform, tuple[int, Case]] = {}
     for case in cases:
-        rows = await _ask(case, _Listening(case.answers))
+        with mock.patch.object(transport, "decode", _noting(case.shapes)):
+            rows = await _ask(case, _Listening(case.answers))
         if rows > best.get(case.account.platform, (0, case))[0]:
             best[case.account.platform] = (rows, case)
     return [best[platform][1] for platform in Platform]
@@ -105,7 +109,18 @@ def _case(settings: Settings, person: dict[str, Any]) -> Case:
         piece=Slice(1, Granularity.HOURLY, UNTIL, UNTIL),
         settings=settings,
         answers={},
+        shapes={},
     )
+
+
+def _noting(found: dict[bytes, Any]) -> Callable[..., tuple[Any, bool]]:
+    """The product's decoder, with the shape of each body written down."""
+
+    def decode(body: bytes, shape: Any) -> tuple[Any, bool]:
+        found[body] = shape
+        return shapes.decode(body, shape)
+
+    return decode
 
 
 class _Listening(httpx.AsyncHTTPTransport):
@@ -151,15 +166,13 @@ async def _at_once(seconds: float) -> None:
 
 
 def _cost(case: Case, rounds: int) -> Cost:
-    bodies = [response.content for response in case.answers.values()]
-
     def cpu(work: Any) -> tuple[int, float]:
         done = [measured(work) for _ in range(rounds)]
         return done[0].value, min(one.cost.cpu for one in done)
 
     rows, whole = cpu(lambda: asyncio.run(_ask(case, _Repeating(case.answers))))
-    _, limit = cpu(lambda: [json.loads(body) for body in bodies])
-    _, decoding = cpu(lambda: [_decode(body) for body in bodies])
+    _, limit = cpu(lambda: [json.loads(body) for body in case.shapes])
+    _, decoding = cpu(lambda: [shapes.decode(*one) for one in case.shapes.items()])
     return Cost(rows, *(seconds / rows * 1e6 for seconds in (limit, decoding, whole)))
 
 

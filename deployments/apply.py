@@ -23,6 +23,7 @@ from prefect.workers.process import ProcessWorker
 from aae import shares
 from aae.errors import AaeError, UserError
 from aae.operate.channels import AUTOMATION_PREFIX, CHANNEL_PREFIX, send_test
+from aae.operate.doctor.basics import on_one_machine
 from aae.operate.exposure import on_the_api
 from aae.operate.prefect_api import PrefectApi, open_api
 from aae.operate.redis_server import dial
@@ -384,6 +385,9 @@ def deploy(
         answers = send_test(api, tried, pool=WORK_POOL, now=api.clock() or datetime.now(UTC))
         remarks += [f"{_arrival(name, trouble)}." for name, trouble in answers.items()]
     remarks += [f"{one.what}: {one.remedy}." for one in on_the_api(settings)]
+    too_small = on_one_machine(settings)
+    if too_small:
+        remarks.append(f"{too_small.detail.rstrip('.')}: {too_small.remedy}.")
     missing = server_settings_missing(api)
     if missing:
         remarks.append(f"The Prefect server runs without deployments/server.env: {', '.join(missing)} differ.")

@@ -33,7 +33,7 @@ async def check_token_expiry(
         within_hours: Refresh what expires within this many hours.
         dry_run: Only say which would be refreshed and which probed; no platform is asked, nothing is stored.
     """
-    chosen = await choose_accounts(accounts, users)
+    chosen = await choose_accounts(accounts, users, refused=True)
     results = await check_tokens(chosen, within_hours, dry_run)
     await show_tokens(results)
     if not dry_run:

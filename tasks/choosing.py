@@ -25,8 +25,11 @@ async def choose_accounts(
     users: list[int] | None = None,
     platforms: list[Platform] | None = None,
     share: str | None = None,
+    refused: bool = False,
 ) -> list[Account]:
     """Active accounts, and paused ones whose owner has connected them again since; every parameter given must hold.
+
+    ``refused``: also those that their platform refuses to a good token, which is looked at again.
 
     A user's accounts are all in one share (:mod:`aae.shares`). An account asked for that is no longer active is
     left out, and said: a run that was planned for it may begin after it was paused.
@@ -35,7 +38,7 @@ async def choose_accounts(
         UserError: an account was asked for that does not exist or is another user's, or a user who is not active.
     """
     engine = stores().engine
-    found = look(engine, accounts.accounts_to_check, ids=ids or None, user_ids=users or None)
+    found = look(engine, accounts.accounts_to_check, ids=ids or None, user_ids=users or None, refused=refused)
     known = look(engine, accounts.list_users, ids=users or None)
     _refuse_unknown("user", users, {user.id for user in known})
     active = {account.id for account in found}

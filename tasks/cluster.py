@@ -140,7 +140,8 @@ async def _dask(settings: FetchSettings) -> AsyncIterator[Send]:
             async with connecting:
                 if client is None or client.status in {"closing", "closed"}:
                     new = distributed.Client(address, asynchronous=True, set_as_default=False, timeout=CONNECT_SECONDS)
-                    client = await stack.enter_async_context(new)
+                    stack.push_async_exit(new)  # also if it is not let in: nobody else closes it
+                    client = await new
                 return client
 
         async def send(order: Order) -> Answer:

@@ -67,6 +67,7 @@ async def show_tokens(results: list[TokenResult]) -> None:
                 "name": result.name,
                 "state": _WORDS[result.outcome],
                 "expires": result.expires_at.isoformat(timespec="minutes") if result.expires_at else "never",
+                "API calls": result.calls,
                 "remark": result.detail or "",
             }
             for result in sorted(results, key=lambda one: one.outcome not in _TROUBLE)
@@ -74,7 +75,7 @@ async def show_tokens(results: list[TokenResult]) -> None:
     )
 
 
-_TROUBLE = {"permanent_failure", "transient_failure"}
+_TROUBLE = {"permanent_failure", "transient_failure", tokens.NO_ACCESS}
 _WORDS = {
     "still_valid": "valid",
     "refreshed": "refreshed",
@@ -82,6 +83,7 @@ _WORDS = {
     "lost_race": "replaced meanwhile",
     "permanent_failure": "authorization expired",
     "transient_failure": "could not be checked",
+    tokens.NO_ACCESS: "valid, but without access to the account",
     "unreadable": "could not be read",
     "would_refresh": "would be refreshed",
     "would_probe": "would be probed",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+import httpx
 from sqlalchemy import Engine, make_url
 
 from aae.errors import UserError
@@ -177,6 +178,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def asked(client: httpx.Client, method: str, path: str, *, json: object = None, patience: float = 30) -> httpx.Response:
+    """The answer of a Prefect server, asked again while its SQLite is busy (503), as a busy machine has it daily.
+
+    :param patience: how long, in seconds.
+    :raises AssertionError: it answered with an error.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        answer = client.request(method, path, json=json)
+        if answer.status_code != 503 or time.monotonic() > deadline:
+            assert answer.is_success, (path, answer.text)
+            return answer
+        time.sleep(0.5)
 
 
 def _find(*names: str) -> Path | None:

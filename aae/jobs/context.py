@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -62,19 +62,28 @@ def open_stores(settings: Settings) -> Stores:
 
 
 @asynccontextmanager
+async def open_transport(settings: Settings, clock: Callable[[], datetime]) -> AsyncIterator[Transport]:
+    """A door to the platforms at the pace and with the pauses of all processes, closed at the end.
+
+    Without a cache in the settings it keeps its own.
+    """
+    shared: AbstractAsyncContextManager[SharedState | None] = nullcontext()
+    if settings.redis_url:
+        shared = aclosing(SharedState(settings.redis_url, answer_ttl_seconds=settings.fetch.answer_ttl_seconds))
+    async with shared as state, Transport(settings.fetch.request_timeout_seconds, clock, store=state) as transport:
+        yield transport
+
+
+@asynccontextmanager
 async def open_context(settings: Settings, clock: Callable[[], datetime]) -> AsyncIterator[Context]:
     """The stores and a door to the platforms, closed at the end."""
     stores = open_stores(settings)
-    state = SharedState(settings.redis_url, answer_ttl_seconds=settings.fetch.answer_ttl_seconds)
-    async with Transport(settings.fetch.request_timeout_seconds, clock=clock, store=state) as transport:
-        try:
-            yield Context(
-                settings=settings,
-                engine=stores.engine,
-                cache=stores.cache,
-                vault=stores.vault,
-                transport=transport,
-                connectors=connectors(settings, transport),
-            )
-        finally:
-            await state.aclose()
+    async with open_transport(settings, clock) as transport:
+        yield Context(
+            settings=settings,
+            engine=stores.engine,
+            cache=stores.cache,
+            vault=stores.vault,
+            transport=transport,
+            connectors=connectors(settings, transport),
+        )

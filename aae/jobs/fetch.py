@@ -2,7 +2,7 @@
 
 Each slice is stored in a transaction of its own together with its row in ``fetches``, so that whatever happens later,
 what is stored is stored and what is owed is known. A failing slice is recorded too; the ones after it are still tried,
-unless the failure concerns the whole account.
+unless the failure concerns the whole account. The calls that were made go into the log with what came of them.
 
 While a slice is being stored the next one is asked for. So the rows of two slices are in memory and never more, about
 150 bytes a row and at most ``MOST_ROWS`` each, however many slices and however large the account.
@@ -11,11 +11,13 @@ While a slice is being stored the next one is asked for. So the rows of two slic
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import partial
-from typing import TypeVar
+from itertools import chain
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +28,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from aae.deadline import NEVER, Deadline
 from aae.errors import AaeError, Bug, Reauthorize, Retry, Skip, Superseded, Throttled
 from aae.frames import AccountFrames
-from aae.jobs import tokens
+from aae.jobs import access, tokens
+from aae.jobs.calls import Calls, on_record
 from aae.jobs.context import Context, Stores
 from aae.jobs.planning import due_for_a_look, plan_account, settled
-from aae.model import METRIC_COLUMNS, Account, CallCounts, Granularity, Slice, Token, Totals
+from aae.model import METRIC_COLUMNS, Account, Granularity, Slice, Token, Totals
 from aae.platforms.base import Connector
 from aae.platforms.google.wire import EXPIRED
 from aae.platforms.reading import MOST_ROWS
-from aae.storage import accounts, fetches, metrics
+from aae.storage import accounts, entities, fetches, metrics
 from aae.storage.fetches import StoredWindow
 from aae.storage.transact import look, transact
 
@@ -65,6 +68,8 @@ _OUTCOMES: tuple[tuple[type[AaeError], str], ...] = (
     (Skip, "skipped"),
     (Bug, "failed"),
 )
+_FAILURES: Final = (Retry, Skip, Bug, Reauthorize)
+"""What the log of fetches keeps of a try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,8 @@ class AccountOutcome:
 
     ``outcome``: ``stored`` (nothing owed), ``partial`` (some slices owed), ``failed``, ``throttled``, ``reauthorize``,
     ``skipped`` or ``planned`` (dry run). ``drift`` is the largest distance from the platform's own totals, as a share.
-    ``calls`` are the API calls made, ``calls_by`` purpose. ``retry`` says that trying again soon may help;
-    ``throttled_until`` (ISO, UTC) when, ``again`` the same for people.
+    ``calls_by`` are the API calls made, by purpose. ``retry`` says that trying again soon may help; ``throttled_until``
+    (ISO, UTC) when, ``again`` the same for people.
     """
 
     account_id: int
@@ -88,7 +93,6 @@ class AccountOutcome:
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
-    calls: int = 0
     calls_by: dict[str, int] = field(default_factory=dict)
     drift: float | None = None
     detail: str | None = None
@@ -96,6 +100,11 @@ class AccountOutcome:
     throttled_until: str | None = None
     again: str | None = None
     seconds: float = 0.0
+
+    @property
+    def calls(self) -> int:
+        """All API calls that were made."""
+        return sum(self.calls_by.values())
 
     @property
     def owes(self) -> bool:
@@ -170,20 +179,24 @@ class _AccountFetch:
         self._run_id = run_id
         self._token: Token | None = None
         self._remaining = 0
-        self._logged = CallCounts()
+        self._calls = Calls(Counter())
+        self._made_again = False
+        self._errors: list[AaeError] = []
         self._outcome = AccountOutcome(account.id, str(account), account.name, account.platform, "stored")
 
     async def run(self, pieces: Sequence[Slice] | None, deadline: Deadline) -> AccountOutcome:
-        begun, before = self._clock(), self._context.transport.calls_for(self._account)
-        self._logged = before
-        await self._or_give_up(self._fetch(pieces, deadline, begun))
+        begun = self._clock()
+        async with on_record(self._context, self._account, clock=self._clock, run_id=self._run_id) as self._calls:
+            await self._or_give_up(self._fetch(pieces, deadline, begun))
         complete = self._outcome.outcome == "stored" and pieces is None
-        if self._stored_something or complete:
+        # A run that is made again may have died when it was about to publish.
+        if self._stored_something or self._made_again or complete:
             publishing = asyncio.to_thread(publish, self._context, self._account, begun, complete=complete)
             await self._or_give_up(publishing)
+        if pieces is None and access.only_refusals(self._errors):
+            await self._or_give_up(asyncio.to_thread(self._give_up_for_good, self._errors[0]))
         seconds = round((self._clock() - begun).total_seconds(), 3)
-        calls = self._context.transport.calls_for(self._account).since(before)
-        return replace(self._outcome, calls=calls.total, calls_by=calls.by_purpose, seconds=seconds)
+        return replace(self._outcome, calls_by=dict(self._calls.made), seconds=seconds)
 
     async def _or_give_up(self, work: Awaitable[object]) -> None:
         try:
@@ -198,16 +211,22 @@ class _AccountFetch:
             todo = await self._plan(begun)
         else:
             todo = await asyncio.to_thread(_not_done_by, self._context, self._account, pieces, self._run_id)
+            self._made_again = len(todo) < len(pieces)
         self._outcome = replace(self._outcome, slices=len(todo))
-        await self._fetch_all(todo, deadline, begun)
+        if todo:
+            await self._fetch_all(todo, deadline, begun)
 
     async def _plan(self, begun: datetime) -> list[Slice]:
         """What the account owes; once a day after a look at the account itself, whose zone may be another one now."""
         read = partial(_stored, self._context, self._account, self._connector, begun)
         stored = await asyncio.to_thread(read)
+        windows = chain.from_iterable(stored.values())
+        self._made_again = self._run_id is not None and any(window.run_id == self._run_id for window in windows)
         if due_for_a_look(stored, begun):
             await self._look_at_the_account(begun)
             stored = await asyncio.to_thread(read)
+        if await asyncio.to_thread(self._read_in_another_zone, stored[Granularity.DAILY], begun):
+            stored = {}
         settings = self._context.settings.fetch
         return plan_account(self._account, self._connector.rules, stored, settings, now=begun, run_id=self._run_id)
 
@@ -215,10 +234,10 @@ class _AccountFetch:
         """Accounts are renamed, moved to another manager, and sometimes told to count in another zone."""
         try:
             await self._describe(begun)
-        except (Retry, Skip, Bug) as error:
+        except _FAILURES as error:
             today = self._account.local_day(begun)
             piece = Slice(self._account.id, Granularity.DAILY, today, today)
-            await asyncio.to_thread(self._record_failure, piece, error, begun, self._spent())
+            await asyncio.to_thread(self._record_failure, piece, error, begun, self._calls.left)
             raise
 
     async def _describe(self, begun: datetime) -> None:
@@ -228,22 +247,7 @@ class _AccountFetch:
             Skip: it counts in another currency than the amounts that are stored.
         """
         account = self._account
-        try:
-            remote = await self._with_token(
-                lambda token: self._connector.describe(account.external_id, token, account.login_customer_id)
-            )
-        except Skip:
-            known = await self._with_token(self._connector.accounts)
-            elsewhere = [one for one in known if one.external_id == account.external_id]
-            if not elsewhere:
-                raise
-            remote = elsewhere[0]
-        if remote.currency != account.currency:
-            raise Skip(
-                f"{account.platform.capitalize()} counts {account} in {remote.currency} now, its stored amounts are in "
-                f"{account.currency}; amounts of two currencies are not put side by side.",
-                code="currency",
-            )
+        remote = await self._with_token(lambda token: access.described(self._connector, account, token))
         self._account = await asyncio.to_thread(
             transact,
             self._context.engine,
@@ -256,13 +260,23 @@ class _AccountFetch:
         )
         await asyncio.to_thread(self._take_back, account.local_day(begun), begun)
 
+    def _read_in_another_zone(self, windows: Sequence[StoredWindow], now: datetime) -> bool:
+        """Whether somebody else has changed the zone where it is stored; then all days are owed again."""
+        last = look(self._context.engine, metrics.last_of_other_zone, self._account, windows)
+        if last is None:
+            return False
+        zone = self._account.timezone
+        transact(self._context.engine, fetches.record_new_zone, self._account.id, "another one", zone, now=now)
+        self._take_back(last, now)
+        return True
+
     def _take_back(self, until: date, now: datetime) -> None:
         """Days that were told already and, in the account's new zone, have not begun."""
         since = self._account.local_day(now) + timedelta(days=1)
         for granularity in Granularity if since <= until else ():
             piece = Slice(self._account.id, granularity, since, until)
             # In the log too, for it tells the published frames what is no longer there.
-            self._store(piece, empty_metrics(), None, started=now, calls=0, spent={})
+            self._store(piece, empty_metrics(), None, started=now, calls=self._calls.left)
 
     async def _listing(self, begun: datetime) -> pd.DataFrame:
         """What is in the account; where there is no way to it any more, by the way that there is now."""
@@ -285,11 +299,11 @@ class _AccountFetch:
         self._remaining = len(pieces)
         try:
             listing = await self._listing(begun)
-        except (Retry, Skip, Bug) as error:
-            if pieces:  # the log of fetches says why there is nothing of today
-                await asyncio.to_thread(self._record_failure, pieces[0], error, begun, self._spent())
+        except _FAILURES as error:
+            # The log of fetches says why there is nothing of today.
+            await asyncio.to_thread(self._record_failure, pieces[0], error, begun, self._calls.left)
             raise
-        await asyncio.to_thread(_store_entities, self._context, self._account, listing, begun)
+        await asyncio.to_thread(self._store_entities, listing, begun)
         before: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         before.set_result(None)
         try:
@@ -305,42 +319,42 @@ class _AccountFetch:
 
     async def _fetch_slice(self, piece: Slice, before: asyncio.Future[None]) -> asyncio.Future[None]:
         """Ask for one slice, and begin to store it when the one ``before`` is settled; what is then under way."""
-        started, calls = self._clock(), self._calls()
+        started = self._clock()
         try:
             frame, truth = await self._with_token(lambda token: self._ask(token, piece))
-        except (Retry, Skip, Bug, SQLAlchemyError) as error:
-            spent = self._spent()
+        except (*_FAILURES, SQLAlchemyError) as error:
             await before
-            await self._note_failure(piece, error, started, spent)
+            await self._note_failure(piece, error, started, self._calls.left)
             return before
         except Exception:
             await before
             raise
-        calls, spent = self._calls() - calls, self._spent()
         await before
-        store = asyncio.to_thread(self._store, piece, frame, truth, started=started, calls=calls, spent=spent)
-        return asyncio.create_task(self._settle(piece, store, started, spent))
+        calls = self._calls.left  # while this is stored, the next slice's are made
+        store = partial(self._store, piece, frame, truth, started=started, calls=calls)
+        return asyncio.create_task(self._settle(piece, store, started, calls))
 
-    async def _settle(self, piece: Slice, store: Awaitable[None], started: datetime, spent: dict[str, int]) -> None:
+    async def _settle(self, piece: Slice, store: Callable[[], None], started: datetime, calls: Counter[str]) -> None:
         try:
-            await store
+            await asyncio.to_thread(store)
         except (Retry, Skip, Bug, SQLAlchemyError) as error:
-            await self._note_failure(piece, error, started, spent)
+            await self._note_failure(piece, error, started, calls)
         else:
             self._remaining -= 1
 
     async def _note_failure(
-        self, piece: Slice, error: AaeError | SQLAlchemyError, started: datetime, spent: dict[str, int]
+        self, piece: Slice, error: AaeError | SQLAlchemyError, started: datetime, calls: Counter[str]
     ) -> None:
         """Record and owe a slice whose failure concerns only itself.
 
         Raises:
-            Throttled: it concerns the account.
+            Throttled, Reauthorize: it concerns the account.
         """
         meaning = _meaning(error)
-        await asyncio.to_thread(self._record_failure, piece, meaning, started, spent)
-        if isinstance(meaning, Throttled):
+        await asyncio.to_thread(self._record_failure, piece, meaning, started, calls)
+        if isinstance(meaning, Throttled | Reauthorize):
             raise meaning
+        self._errors.append(meaning)
         self._owe(1, str(meaning), retry=isinstance(meaning, Retry))
         self._remaining -= 1
 
@@ -381,8 +395,7 @@ class _AccountFetch:
         truth: Totals | None,
         *,
         started: datetime,
-        calls: int,
-        spent: dict[str, int],
+        calls: Counter[str],
     ) -> None:
         sums = totals_of(frame)
         drift = (
@@ -421,8 +434,7 @@ class _AccountFetch:
                 rows_inserted=stored.inserted,
                 rows_updated=stored.updated,
                 rows_deleted=stored.deleted,
-                api_calls=calls,
-                calls_by=spent,
+                calls_by=calls,
                 totals=sums,
                 platform_totals=truth,
                 drift=drift,
@@ -431,6 +443,7 @@ class _AccountFetch:
             return stored
 
         stored = transact(self._context.engine, work)
+        self._calls.logged += calls
         known = [each for each in (drift, self._outcome.drift) if each is not None]
         self._outcome = replace(
             self._outcome,
@@ -456,7 +469,21 @@ class _AccountFetch:
         ]
         return max((each for each in apart if each is not None), default=None)
 
-    def _record_failure(self, piece: Slice, error: AaeError, started: datetime, spent: dict[str, int]) -> None:
+    def _store_entities(self, listing: pd.DataFrame, now: datetime) -> None:
+        calls, batch = self._calls.left, fetches.new_batch()
+
+        def work(connection: Connection) -> None:
+            metrics.upsert_entities(connection, self._account.id, listing, now=now)
+            if len(listing):  # nothing at all says nothing
+                entities.retire(connection, self._account.id, now=now)
+            fetches.record_calls(
+                connection, self._account.id, calls, at=self._clock(), run_id=self._run_id, batch=batch
+            )
+
+        transact(self._context.engine, work)
+        self._calls.logged += calls
+
+    def _record_failure(self, piece: Slice, error: AaeError, started: datetime, calls: Counter[str]) -> None:
         transact(
             self._context.engine,
             fetches.record,
@@ -465,14 +492,25 @@ class _AccountFetch:
             started_at=started,
             finished_at=self._clock(),
             outcome=outcome_of(error),
-            calls_by=spent,
+            calls_by=calls,
             error_code=error.code,
             detail=str(error),
             run_id=self._run_id,
         )
+        self._calls.logged += calls
+
+    def _give_up_for_good(self, refusal: AaeError) -> None:
+        """The account is refused: pause it if nothing of it could be had in the run before either."""
+        if self._token is None or not access.give_up(
+            self._context, self._account, self._token, refusal, now=self._clock(), run_id=self._run_id
+        ):
+            return
+        told = f"{refusal} The account is paused and its owner told."
+        self._outcome = replace(self._outcome, outcome=outcome_of(refusal), detail=told, retry=False)
 
     def _give_up(self, error: AaeError) -> None:
         """The whole account failed: say how, and pause it if only its owner can help."""
+        self._errors.append(error)
         now = self._clock()
         # Without a token in hand the check that failed has declared it dead already.
         if isinstance(error, Reauthorize) and self._token is not None:
@@ -496,15 +534,6 @@ class _AccountFetch:
             detail=so_far.detail or why,
             retry=so_far.retry or retry,
         )
-
-    def _spent(self) -> dict[str, int]:
-        """The calls since it was asked last, by purpose: at the end of a slice's asking, before the next one begins."""
-        made, before = self._context.transport.calls_for(self._account), self._logged
-        self._logged = made
-        return made.since(before).by_purpose
-
-    def _calls(self) -> int:
-        return self._context.transport.calls_for(self._account).total
 
     @property
     def _stored_something(self) -> bool:
@@ -558,10 +587,6 @@ def _apart(ours: int, theirs: int) -> float:
 def empty_metrics() -> pd.DataFrame:
     """A frame of ``METRIC_COLUMNS`` without rows."""
     return pd.DataFrame({name: pd.Series([], dtype=dtype) for name, dtype in METRIC_COLUMNS.items()})
-
-
-def _store_entities(stores: Stores, account: Account, listing: pd.DataFrame, now: datetime) -> None:
-    transact(stores.engine, metrics.upsert_entities, account.id, listing, now=now)
 
 
 def _stored(

@@ -6,8 +6,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from aae.model import Account
 from aae.notify.messages import Notification, wants_email
-from aae.storage import notifications
+from aae.storage import accounts, notifications
 from aae.storage.accounts import User
 
 
@@ -25,3 +26,9 @@ def tell(connection: Connection, user: User, note: Notification, *, now: datetim
         wants_email=wants_email(user.preferences, note),
         now=now,
     )
+
+
+def tell_owner(connection: Connection, account: Account, note: Notification, *, now: datetime) -> bool:
+    """The same to the owner of an account, who may have left."""
+    (owner,) = accounts.list_users(connection, ids=[account.user_id], active_only=False)
+    return tell(connection, owner, note, now=now)

@@ -15,20 +15,23 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from aae.errors import AaeError, Reauthorize, Retry, Superseded
+from aae.errors import AaeError, Bug, Reauthorize, Retry, Skip, Superseded
+from aae.jobs import access
+from aae.jobs.calls import on_record
 from aae.jobs.context import Context, Stores
-from aae.jobs.telling import tell
+from aae.jobs.telling import tell_owner
 from aae.model import Account, AccountStatus, Token
 from aae.notify import messages
 from aae.operate.processes import is_alive, this_process
 from aae.platforms.base import TokenCheck, TokenState
 from aae.storage import accounts, token_checks
+from aae.storage.entities import lock_account
 from aae.storage.token_checks import Busy, Check
 from aae.storage.transact import look, transact
 
@@ -42,6 +45,9 @@ USABLE_HOURS = 10 / 60
 ANSWER_SECONDS = 45.0
 """A platform that has not answered by then has not answered; less than the lease of a check."""
 
+NO_ACCESS: Final = "no_access"
+"""An outcome of a check: the token is good, and the account is still refused to it."""
+
 _IN_DOUBT: Final = "in-doubt"
 _FIRST_LOOK_SECONDS: Final = 0.1
 _LONGEST_LOOK_SECONDS: Final = 1.0
@@ -49,7 +55,10 @@ _LONGEST_LOOK_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class TokenResult:
-    """What came of one check. ``outcome`` is as in table ``token_refreshes``, or that of :func:`preview`."""
+    """What came of one check. ``outcome`` is as in table ``token_refreshes``, ``NO_ACCESS`` or as of :func:`preview`.
+
+    ``code`` is the platform's own for a dead token, ``calls`` the API calls that a check for its own sake took.
+    """
 
     account_id: int
     account: str
@@ -58,18 +67,28 @@ class TokenResult:
     outcome: str
     expires_at: datetime | None
     detail: str | None = None
+    code: str | None = None
+    calls: int | None = None
 
 
 async def check_account(
     context: Context, account: Account, *, now: datetime, run_id: str | None, within_hours: float = EXPIRING_HOURS
 ) -> TokenResult:
-    """Check one account's token, refresh it if it expires soon, and record what happened.
+    """Check one account's token, refresh it if it expires soon, and record what happened and the calls that it took.
 
     If another process is checking it, its answer is ours: a token that it replaced is ``lost_race``.
 
     Raises:
         Retry: nobody can tell right now; recorded, the account untouched, worth trying again.
     """
+    async with on_record(context, account, clock=lambda: now, run_id=run_id) as calls:
+        result = await _check_in_turn(context, account, now=now, run_id=run_id, within_hours=within_hours)
+    return replace(result, calls=calls.made.total())
+
+
+async def _check_in_turn(
+    context: Context, account: Account, *, now: datetime, run_id: str | None, within_hours: float
+) -> TokenResult:
     token = await asyncio.to_thread(_read, context, account)
     nonce, pause = secrets.token_hex(8), _FIRST_LOOK_SECONDS
     while True:
@@ -83,7 +102,7 @@ async def check_account(
         pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
         other = await asyncio.to_thread(look, context.engine, token_checks.look_at, turn)
         if other.outcome == "permanent_failure":
-            return _result(account, other.outcome, token.expires_at, other.detail)
+            return _result(account, other.outcome, token.expires_at, other.detail, other.error_code)
         if other.outcome == "transient_failure":
             raise Retry(other.detail or "The token could not be checked.", code=other.error_code)
 
@@ -131,7 +150,8 @@ async def _check(
         if not isinstance(error, Superseded):
             await asyncio.to_thread(_note_failure, context, token, check, error)
         raise
-    return await asyncio.to_thread(_keep, context, account, token, checked, check, now=now, run_id=run_id)
+    result = await asyncio.to_thread(_keep, context, account, token, checked, check, now=now, run_id=run_id)
+    return await _look_for_access(context, account, result, now=now, run_id=run_id)
 
 
 def _doubt(context: Context, account: Account, token: Token, error: Reauthorize, *, now: datetime) -> None:
@@ -217,7 +237,7 @@ def preview(stores: Stores, account: Account, *, now: datetime, within_hours: fl
 
 
 async def usable_token(context: Context, account: Account, *, now: datetime, run_id: str | None) -> Token:
-    """The account's token, checked first if it ends within minutes or if its owner still believes it dead.
+    """The account's token, checked first if it ends within minutes or if its owner still believes it of no use.
 
     Raises:
         Reauthorize: it is dead; the account is paused and its owner told.
@@ -231,12 +251,14 @@ async def usable_token(context: Context, account: Account, *, now: datetime, run
 async def renewed_token(context: Context, account: Account, *, now: datetime, run_id: str | None) -> Token:
     """The account's token after a check, which refreshes it if it ends within minutes or its platform refuses it.
 
+    The calls are those of whoever wants the token.
+
     Raises:
         Reauthorize, Retry: as :func:`usable_token`.
     """
-    result = await check_account(context, account, now=now, run_id=run_id, within_hours=USABLE_HOURS)
+    result = await _check_in_turn(context, account, now=now, run_id=run_id, within_hours=USABLE_HOURS)
     if result.outcome == "permanent_failure":
-        raise Reauthorize(result.detail or "The account must be connected again.")
+        raise Reauthorize(result.detail or "The account must be connected again.", code=result.code)
     return await asyncio.to_thread(_read, context, account)
 
 
@@ -262,14 +284,15 @@ def declare_dead(
         if not paused:
             end(connection, "lost_race")
             return False
-        if accounts.last_failed_version(connection, account.id) == token.version:
+        loss = accounts.last_loss(connection, account.id)
+        if loss is not None and (loss.outcome, loss.token_version) == ("permanent_failure", token.version):
             end(connection, None)
             return True
         end(connection, "permanent_failure")
         note = messages.token_expired(
             account, reason=str(error), token_version=token.version, public_url=context.settings.public_url
         )
-        _tell_owner(connection, account, note, now=now)
+        tell_owner(connection, account, note, now=now)
         return True
 
     def end(connection: Connection, outcome: str | None) -> None:
@@ -289,29 +312,66 @@ def declare_dead(
 
     if not transact(context.engine, work):
         return _result(account, "lost_race", None, "The account was connected again meanwhile.")
-    return _result(account, "permanent_failure", token.expires_at, str(error))
+    return _result(account, "permanent_failure", token.expires_at, str(error), error.code)
+
+
+async def _look_for_access(
+    context: Context, account: Account, result: TokenResult, *, now: datetime, run_id: str | None
+) -> TokenResult:
+    """Of an account that was refused to a good token: whether it is given again."""
+    loss = await asyncio.to_thread(look, context.engine, accounts.last_loss, account.id)
+    if loss is None or loss.outcome != accounts.REFUSED:
+        return result
+    token = await asyncio.to_thread(_read, context, account)
+    try:
+        await access.probe(context.connectors[account.platform], account, token, now=now)
+    except Reauthorize as error:  # a refresh alone does not show that nobody is behind the token any more
+        return await asyncio.to_thread(declare_dead, context, account, token, error, now=now, run_id=run_id)
+    except (Skip, Bug) as error:
+        return replace(result, outcome=NO_ACCESS, detail=str(error), code=error.code)
+    well = await asyncio.to_thread(
+        transact,
+        context.engine,
+        _notice_recovery,
+        context,
+        account,
+        token.version,
+        now=now,
+        run_id=run_id,
+        has_access=True,
+    )
+    return replace(result, outcome="recovered") if well else result
 
 
 def _notice_recovery(
-    connection: Connection, context: Context, account: Account, version: int, *, now: datetime, run_id: str | None
+    connection: Connection,
+    context: Context,
+    account: Account,
+    version: int,
+    *,
+    now: datetime,
+    run_id: str | None,
+    has_access: bool = False,
 ) -> bool:
-    """The token works: if its owner had been told that it was dead, resume the account and say so, once."""
-    failed_version = accounts.last_failed_version(connection, account.id)
-    if failed_version is None or version <= failed_version:
+    """The token works: if its owner had been told that it was dead, resume the account and say so, once.
+
+    Where the token had been good all along, what counts is that it ``has_access``.
+    """
+    lock_account(connection, account.id)
+    if accounts.is_logged(connection, account.id, at=now, outcome="recovered", token_version=version, run_id=run_id):
+        return True  # this transaction has happened before
+    loss = accounts.last_loss(connection, account.id)
+    if loss is None:
         return False
-    if not accounts.resume(connection, account.id, token_version=version, now=now):
+    works = has_access if loss.outcome == accounts.REFUSED else version > loss.token_version
+    if not works or not accounts.resume(connection, account.id, token_version=version, now=now):
         return False
     accounts.log_refresh(
         connection, account_id=account.id, at=now, outcome="recovered", token_version=version, run_id=run_id
     )
-    note = messages.token_recovered(account, token_version=failed_version, public_url=context.settings.public_url)
-    _tell_owner(connection, account, note, now=now)
+    note = messages.token_recovered(account, failure=loss.id, public_url=context.settings.public_url)
+    tell_owner(connection, account, note, now=now)
     return True
-
-
-def _tell_owner(connection: Connection, account: Account, note: messages.Notification, *, now: datetime) -> None:
-    (owner,) = accounts.list_users(connection, ids=[account.user_id], active_only=False)
-    tell(connection, owner, note, now=now)
 
 
 def _read(stores: Stores, account: Account) -> Token:
@@ -319,11 +379,11 @@ def _read(stores: Stores, account: Account) -> Token:
 
 
 def _read_with_doubt(stores: Stores, account: Account) -> tuple[Token, bool]:
-    """The token, and whether its owner was told that it is dead and not yet that it works again."""
+    """The token, and whether its owner was told that it is of no use and not yet that it is again."""
 
     def work(connection: Connection) -> tuple[Token, bool]:
         token = accounts.read_token(connection, stores.vault, account.id)
-        return token, accounts.last_failed_version(connection, account.id) is not None
+        return token, accounts.last_loss(connection, account.id) is not None
 
     return look(stores.engine, work)
 
@@ -341,5 +401,7 @@ def _note_failure(stores: Stores, token: Token, check: Check, error: AaeError) -
     )
 
 
-def _result(account: Account, outcome: str, expires_at: datetime | None, detail: str | None = None) -> TokenResult:
-    return TokenResult(account.id, str(account), account.name, account.platform, outcome, expires_at, detail)
+def _result(
+    account: Account, outcome: str, expires_at: datetime | None, detail: str | None = None, code: str | None = None
+) -> TokenResult:
+    return TokenResult(account.id, str(account), account.name, account.platform, outcome, expires_at, detail, code)

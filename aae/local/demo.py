@@ -367,7 +367,7 @@ def _table(title: str, *columns: str, numbers: Sequence[str] = ()) -> Table:
 
 
 def _platforms(lines: Sequence[PlatformLine]) -> Table:
-    numbers = ("Accounts", "Entities", "Rows by day", "Rows by hour", "API calls", "Off the platform's totals")
+    numbers = ("Accounts", "Entities", "Rows by day", "Rows by hour", "All API calls", "Off the platform's totals")
     table = _table("\nWhat was fetched", "Platform", *numbers, numbers=numbers)
     for line in lines:
         drift = "-" if line.drift is None else f"{float(line.drift):.2%}"
@@ -418,6 +418,8 @@ _OUTCOMES: Final = {
     "lost_race": "replaced meanwhile",
     "permanent_failure": "authorization expired, owner told",
     "transient_failure": "could not be checked",
+    "access_doubted": "no access in this run",
+    "access_refused": "no access any more, owner told",
 }
 
 

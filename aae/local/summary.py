@@ -13,6 +13,7 @@ from aae.storage.schema import (
     ad_accounts,
     ad_metrics_daily,
     ad_metrics_hourly,
+    api_calls,
     entities,
     fetches,
     incidents,
@@ -82,7 +83,7 @@ class TokenLine:
 
 
 def per_platform(connection: Connection, since: datetime) -> list[PlatformLine]:
-    """One line per platform that has accounts; calls and drift of the fetches that began at or after ``since``."""
+    """One line per platform that has accounts; calls made and drift of the fetches that began at or after ``since``."""
 
     def counts(table: Any) -> dict[str, int]:
         query = (
@@ -92,13 +93,17 @@ def per_platform(connection: Connection, since: datetime) -> list[PlatformLine]:
         )
         return {row.platform: row.rows for row in connection.execute(query)}
 
-    calls = (
-        select(ad_accounts.c.platform, func.sum(fetches.c.api_calls), func.max(fetches.c.drift))
-        .join_from(fetches, ad_accounts, fetches.c.account_id == ad_accounts.c.id)
-        .where(fetches.c.started_at >= since)
-        .group_by(ad_accounts.c.platform)
-    )
-    called = {platform: (int(count), drift) for platform, count, drift in connection.execute(calls)}
+    def lately(value: Any, table: Any, moment: Any) -> dict[str, Any]:
+        query = (
+            select(ad_accounts.c.platform, value)
+            .join_from(table, ad_accounts, table.c.account_id == ad_accounts.c.id)
+            .where(moment >= since)
+            .group_by(ad_accounts.c.platform)
+        )
+        return dict(map(tuple, connection.execute(query)))
+
+    calls = lately(func.sum(api_calls.c.calls), api_calls, api_calls.c.at)
+    drift = lately(func.max(fetches.c.drift), fetches, fetches.c.started_at)
     held, daily, hourly = counts(entities), counts(ad_metrics_daily), counts(ad_metrics_hourly)
     owned = (
         select(ad_accounts.c.platform, func.count()).group_by(ad_accounts.c.platform).order_by(ad_accounts.c.platform)
@@ -110,8 +115,8 @@ def per_platform(connection: Connection, since: datetime) -> list[PlatformLine]:
             entities=held.get(platform, 0),
             daily_rows=daily.get(platform, 0),
             hourly_rows=hourly.get(platform, 0),
-            api_calls=called.get(platform, (0, None))[0],
-            drift=called.get(platform, (0, None))[1],
+            api_calls=int(calls.get(platform, 0)),
+            drift=drift.get(platform),
         )
         for platform, count in connection.execute(owned)
     ]

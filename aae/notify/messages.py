@@ -79,24 +79,53 @@ def wants_email(preferences: Mapping[str, Any], notification: Notification) -> b
 
 def token_expired(account: Account, *, reason: str, token_version: int, public_url: str) -> Notification:
     """The account cannot be used until its owner connects it again. Once per token version."""
-    name, platform = clean(account.name), _PLATFORMS[account.platform]
-    return Notification(
-        kind="token_expired",
-        urgency="urgent",
-        title=f"Authorization expired: {name} ({platform})",
-        message=(
-            f"We can no longer read the {platform} account {name} ({clean(account.external_id)}): "
-            f"{_sentence(reason)}\n\n"
-            "Everything that runs on this account is paused. Connect it again, and it resumes by itself; "
-            "days that were missed are fetched afterwards."
-        ),
-        data=_account_data(account) | {"link": _authorize(account, public_url), "action": "Connect the account again"},
+    return _cannot_be_read(
+        account,
+        public_url,
+        title="Authorization expired",
+        what=f"We can no longer read the {_PLATFORMS[account.platform]} account",
+        reason=reason,
+        then="Connect it again, and it resumes by itself; days that were missed are fetched afterwards.",
         dedupe_key=f"token-expired:{account.id}:{token_version}",
     )
 
 
-def token_recovered(account: Account, *, token_version: int, public_url: str) -> Notification:
-    """The account works again. ``token_version`` is the one that had failed: once per failure."""
+def access_lost(account: Account, *, reason: str, at: datetime, public_url: str) -> Notification:
+    """The platform no longer gives the account to us, though the token is good. Once per moment ``at`` of giving up."""
+    return _cannot_be_read(
+        account,
+        public_url,
+        title="No access any more",
+        what=f"{_PLATFORMS[account.platform]} no longer lets us read the account",
+        reason=reason,
+        then=(
+            "When it is open to us again we notice within a day and it resumes by itself; connect it again, and it "
+            "does so at once. Days that were missed are fetched afterwards."
+        ),
+        dedupe_key=f"access-lost:{account.id}:{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}",
+    )
+
+
+def _cannot_be_read(
+    account: Account, public_url: str, *, title: str, what: str, reason: str, then: str, dedupe_key: str
+) -> Notification:
+    """The account is paused, for ``reason``; ``then`` is how it gets well again."""
+    name, platform = clean(account.name), _PLATFORMS[account.platform]
+    return Notification(
+        kind="token_expired",
+        urgency="urgent",
+        title=f"{title}: {name} ({platform})",
+        message=(
+            f"{what} {name} ({clean(account.external_id)}): {_sentence(reason)}\n\n"
+            f"Everything that runs on this account is paused. {then}"
+        ),
+        data=_account_data(account) | {"link": _authorize(account, public_url), "action": "Connect the account again"},
+        dedupe_key=dedupe_key,
+    )
+
+
+def token_recovered(account: Account, *, failure: int, public_url: str) -> Notification:
+    """The account works again. ``failure`` is the number of what the owner had been told of: once for each."""
     name, platform = clean(account.name), _PLATFORMS[account.platform]
     return Notification(
         kind="token_recovered",
@@ -107,7 +136,7 @@ def token_recovered(account: Account, *, token_version: int, public_url: str) ->
             "Fetching, alerts and reports have resumed."
         ),
         data=_account_data(account) | {"link": f"{public_url}/accounts/{account.id}", "action": "See the account"},
-        dedupe_key=f"token-recovered:{account.id}:{token_version}",
+        dedupe_key=f"token-recovered:{account.id}:{failure}",
     )
 
 

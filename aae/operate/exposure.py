@@ -31,7 +31,7 @@ class Exposure:
 
 def in_the_settings(settings: Settings) -> list[Exposure]:
     """What the settings alone tell. Connections within this machine, and through sockets, are nobody's business."""
-    return [*_database(settings), *_redis(settings), *_mail(settings), *_http(settings)]
+    return [*_database(settings), *_redis(settings), *_mail(settings), *_http(settings), *_cluster(settings)]
 
 
 def in_files(settings: Settings) -> list[Exposure]:
@@ -123,3 +123,14 @@ def _http(settings: Settings) -> Iterator[Exposure]:
         if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             told = f"what goes to {parts.hostname} can be read or changed on the way"
             yield Exposure(told, f"use https in {variable}")
+
+
+def _cluster(settings: Settings) -> Iterator[Exposure]:
+    """A Dask scheduler in clear knows nobody: it is by the certificates of ``tls://`` that it lets one in."""
+    parts = urlsplit(settings.fetch.cluster)
+    if parts.scheme == "tcp" and not is_loopback(parts.hostname or ""):
+        yield Exposure(
+            f"the Dask scheduler on {parts.hostname} lets anybody in, in clear: whoever reaches it can run code in its "
+            "workers, which have our secrets",
+            "use tls:// in AAE_FETCH__CLUSTER, with certificates of your own on both sides (docs/running.md)",
+        )

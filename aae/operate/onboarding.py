@@ -1,8 +1,13 @@
-"""Connecting ad accounts: the platforms are asked for what a list leaves out, then all is stored in one transaction."""
+"""Connecting ad accounts: the platforms are asked for what a list leaves out, then all is stored in one transaction.
+
+They are asked at the pace of everybody, and left alone while they have asked for that, if Redis answers. The calls are
+the account's, on record with it; those for accounts that are not stored in the end are nobody's and are not counted.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -10,11 +15,12 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, select
 
 from aae.errors import AaeError, Retry, UserError
+from aae.jobs.context import open_transport
 from aae.operate.account_files import AccountRow, describe_problems
 from aae.platforms import connectors
-from aae.platforms.transport import Transport
+from aae.platforms.transport import counting
 from aae.settings import Settings
-from aae.storage import accounts
+from aae.storage import accounts, fetches
 from aae.storage import engine as database
 from aae.storage.schema import ad_accounts
 from aae.vault import Vault, key_id
@@ -53,11 +59,11 @@ def connect_all(
     users: dict[str, int] = {}
     new = 0
     with engine.begin() as connection:
-        for row in complete:
+        for row, calls in complete:
             email = row.user_email.casefold()
             if email not in users:
                 users[email] = accounts.add_user(connection, email=row.user_email, name=row.user_name, now=now)
-            _, is_new = accounts.connect_account(
+            account_id, is_new = accounts.connect_account(
                 connection,
                 vault,
                 user_id=users[email],
@@ -72,6 +78,7 @@ def connect_all(
                 expires_at=row.token.expires_at,
                 now=now,
             )
+            fetches.record_calls(connection, account_id, calls, at=now, run_id=None)
             new += is_new
     return Connected(users=len(users), new=new, renewed=len(complete) - new)
 
@@ -122,29 +129,33 @@ def _open_one(connection: Connection, vault: Vault, stored: Sequence[int]) -> No
 
 async def _complete(
     rows: Sequence[AccountRow], source: str, settings: Settings, clock: Callable[[], datetime]
-) -> list[AccountRow]:
-    """The same rows, with nothing left out."""
+) -> list[tuple[AccountRow, Counter[str]]]:
+    """The same rows, with nothing left out, and the calls by purpose that each took."""
     if all(row.is_complete for row in rows):
-        return list(rows)
+        return [(row, Counter()) for row in rows]
     gate = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
-    async with Transport(settings.fetch.request_timeout_seconds, clock=clock) as transport:
+    async with open_transport(settings, clock) as transport:
         platforms = connectors(settings, transport)
 
-        async def ask(row: AccountRow) -> AccountRow | AaeError:
+        async def ask(row: AccountRow) -> tuple[AccountRow, Counter[str]] | AaeError:
             if row.is_complete:
-                return row
+                return row, Counter()
             async with gate:
                 try:
-                    remote = await platforms[row.platform].describe(row.external_id, row.token, row.login_customer_id)
+                    with counting() as calls:
+                        remote = await platforms[row.platform].describe(
+                            row.external_id, row.token, row.login_customer_id
+                        )
                 except AaeError as error:
                     return error
-            return replace(
+            complete = replace(
                 row,
                 name=row.name or remote.name,
                 currency=row.currency or remote.currency,
                 timezone=row.timezone or remote.timezone,
                 login_customer_id=row.login_customer_id or remote.login_customer_id,
             )
+            return complete, calls
 
         answers = await asyncio.gather(*(ask(row) for row in rows))
     failures = [(row, answer) for row, answer in zip(rows, answers, strict=True) if isinstance(answer, AaeError)]
@@ -152,4 +163,4 @@ async def _complete(
         problems = [f"row {row.row}: {row}: {error}" for row, error in failures]
         kind = Retry if all(isinstance(error, Retry) for _, error in failures) else UserError
         raise kind(describe_problems(problems, source))
-    return [answer for answer in answers if isinstance(answer, AccountRow)]
+    return [answer for answer in answers if not isinstance(answer, AaeError)]

@@ -6,6 +6,7 @@ Importing Prefect takes seconds; a status question should not.
 from __future__ import annotations
 
 import base64
+import math
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self
 from uuid import uuid4
@@ -332,7 +332,7 @@ class PrefectApi:
             "flow_runs": {"state": {"type": {"any_": begun}}},
             "sort": "EXPECTED_START_TIME_DESC",
         }
-        return list(islice(self._all_runs(body), limit))
+        return list(self._all_runs(body, limit))
 
     def planned(self, deployment_id: str) -> list[FlowRun]:
         """The deployment's runs that wait for their moment or for a worker, by when they are due; at most 200."""
@@ -372,7 +372,7 @@ class PrefectApi:
             "flow_runs": {"start_time": {"after_": since.isoformat()}},
             "sort": "START_TIME_DESC",
         }
-        return list(islice(self._all_runs(body), at_most))
+        return list(self._all_runs(body, at_most))
 
     def ended_runs(self, pool: str, *, since: datetime, limit: int) -> list[FlowRun]:
         """The pool's runs that ended at or after ``since``, newest first, at most ``limit`` of them."""
@@ -384,7 +384,7 @@ class PrefectApi:
             },
             "sort": "END_TIME_DESC",
         }
-        return list(islice(self._all_runs(body), limit))
+        return list(self._all_runs(body, limit))
 
     def last_ended(self, deployment_id: str, states: Collection[str]) -> FlowRun | None:
         """The deployment's run that ended last in a state of one of these types; None if there is none."""
@@ -436,14 +436,15 @@ class PrefectApi:
         """Stop or resume a deployment's schedules."""
         self._ask("POST", f"deployments/{deployment_id}/{'pause_deployment' if paused else 'resume_deployment'}")
 
-    def every(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
-        """All that a filter finds, page by page: the API gives at most 200 at once."""
+    def every(self, path: str, body: Mapping[str, Any], at_most: float = math.inf) -> Iterator[Any]:
+        """All that a filter finds, or so much of it, page by page: the API gives at most 200 at once."""
         offset = 0
-        while page := self._ask("POST", path, {**body, "limit": _PAGE, "offset": offset}):
+        while (limit := int(min(_PAGE, at_most - offset))) > 0:
+            page = self._ask("POST", path, {**body, "limit": limit, "offset": offset}) or ()
             yield from page
-            if len(page) < _PAGE:
+            if len(page) < limit:
                 return
-            offset += _PAGE
+            offset += limit
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """Any question of the API's own; None where there is no such thing (404) or nothing is said (204)."""
@@ -501,8 +502,8 @@ class PrefectApi:
                     return
             pause(every)
 
-    def _all_runs(self, body: dict[str, Any]) -> Iterator[FlowRun]:
-        return map(_flow_run, self.every("flow_runs/filter", body))
+    def _all_runs(self, body: dict[str, Any], at_most: float = math.inf) -> Iterator[FlowRun]:
+        return map(_flow_run, self.every("flow_runs/filter", body, at_most))
 
     def _runs(self, body: dict[str, Any]) -> list[FlowRun]:
         return [_flow_run(found) for found in self._ask("POST", "flow_runs/filter", body)]
@@ -578,6 +579,8 @@ def _deployment(name: str, found: Mapping[str, Any]) -> Deployment:
         )
         for one in found["schedules"]
     )
+    # The server gives them in any order.
+    schedules = tuple(sorted(schedules, key=lambda one: int((one.share or "0").partition("/")[0])))
     return Deployment(
         found["id"],
         name,

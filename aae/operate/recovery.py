@@ -34,7 +34,7 @@ from aae.operate.prefect_api import Deployment, FlowRun, PrefectApi, Schedule
 from aae.operate.processes import is_alive, this_process
 from aae.operate.schedule import last_due
 from aae.settings import RecoverySettings, Settings
-from aae.shares import are_apart
+from aae.shares import PARAMETER, are_apart, missing
 from aae.storage import attempts
 from aae.storage.attempts import Attempt
 from aae.storage.engine import database_clock, reading
@@ -326,16 +326,16 @@ class Watch:
                 self._make(deployment, schedule, due, now)
 
     def _make(self, deployment: Deployment, schedule: Schedule, due: datetime, now: datetime) -> None:
-        """Make the run that the schedule owes since ``due``, if the server planned none."""
-        there = [one for one in self._api.due_between(deployment.id, due, now) if one.auto_scheduled]
-        if any(not are_apart(one.share, schedule.share) for one in there):
-            return
-        # The key makes it one run, however often and by how many watches it is asked for.
-        key = " ".join(filter(None, ("missed", deployment.id, f"{due:%Y-%m-%dT%H:%M}", schedule.share)))
-        run = self._api.create_run(deployment.id, schedule.parameters, idempotency_key=key)
-        if key not in self._made:
-            self._made.add(key)
-            log.warning("%s was due at %s and nobody had planned it: %s", deployment.name, due, run.name)
+        """Make the run that the schedule owes since ``due``, if the server planned none or has it no more."""
+        there = {one.share for one in self._api.due_between(deployment.id, due, now) if one.auto_scheduled}
+        for share in missing(schedule.share, there):
+            # The key makes it one run, however often, by how many watches and for whose sake it is asked for.
+            key = " ".join(filter(None, ("missed", deployment.id, f"{due:%Y-%m-%dT%H:%M}", share)))
+            given = {**schedule.parameters, PARAMETER: share} if share else schedule.parameters
+            run = self._api.create_run(deployment.id, given, idempotency_key=key)
+            if key not in self._made:
+                self._made.add(key)
+                log.warning("%s was due at %s and is not there: %s makes up for it", deployment.name, due, run.name)
 
     def _now(self) -> datetime:
         with reading(self._engine) as connection:

@@ -48,15 +48,10 @@ _CONTEXT: Final = Context(prec=400, rounding=ROUND_HALF_EVEN)
 """Roomy enough for any amount that passes the limit with as many decimals as a platform may send."""
 
 
-def _only(characters: str) -> npt.NDArray[np.bool_]:
-    """For each byte, whether it stands for one of the characters."""
-    return np.isin(np.arange(256), [ord(each) for each in characters])
-
-
-_DIGITS: Final = _only("0123456789")
-_SIGNED_DIGITS: Final = _only("-0123456789")
-_DECIMAL: Final = _only("-.0123456789")
-_ID_CHARACTERS: Final = _only("".join(chr(code) for code in range(128) if _ID.fullmatch(chr(code))))
+_DIGITS: Final = b"0123456789"
+_SIGNED_DIGITS: Final = b"-0123456789"
+_DECIMAL: Final = b"-.0123456789"
+_ID_CHARACTERS: Final = bytes(code for code in range(128) if _ID.fullmatch(chr(code)))
 _COUNT_DIGITS: Final = len(str(_COUNT_LIMIT)) - 1
 _MICROS_DIGITS: Final = len(str(_LIMIT * 10**6)) - 1
 _AMOUNT: Final = pa.decimal128(_MICROS_DIGITS, 6)
@@ -87,13 +82,6 @@ class Reader:
         if not isinstance(value, list):
             raise self.bug(f"no list as {what}")
         return value
-
-    def records(self, value: object, what: str) -> list[dict[str, Any]]:
-        """A JSON array of objects."""
-        rows = self.items(value, what)
-        if not all(isinstance(row, dict) for row in rows):
-            raise self.bug(f"something other than objects in {what}")
-        return rows
 
     def id(self, value: object, what: str) -> str:
         """An id as text; numbers are accepted because some clients' proxies turn digits into them."""
@@ -174,12 +162,6 @@ class Reader:
 
     # Columns
 
-    def objects(self, values: list[Any], what: str) -> list[dict[str, Any]]:
-        """A column of JSON objects."""
-        if set(map(type, values)) <= {dict}:
-            return values
-        return [self.record(value, what) for value in values]
-
     def ids(self, values: list[Any], what: str) -> pa.Array:
         """A column of ids, as text."""
         plain = _plain(values, _ID_CHARACTERS, longest=64)
@@ -242,7 +224,7 @@ def distinct(values: list[Any], read: Callable[[Any], T]) -> tuple[Integers, lis
     return shared.indices.to_numpy().astype(np.int64), [read(value) for value in shared.dictionary.to_pylist()]
 
 
-def _plain(values: list[Any], allowed: npt.NDArray[np.bool_], longest: int) -> pa.Array | None:
+def _plain(values: list[Any], allowed: bytes, longest: int) -> pa.Array | None:
     """The values as text if each is one of 1 to ``longest`` bytes, all of them allowed; else None.
 
     Arrow takes bytes for text as well, but JSON has none.
@@ -258,10 +240,10 @@ def _plain(values: list[Any], allowed: npt.NDArray[np.bool_], longest: int) -> p
     lengths = np.diff(ends)
     if lengths.min() < 1 or lengths.max() > longest:
         return None
-    return column if allowed[np.frombuffer(data, np.uint8, ends[-1])].all() else None
+    return None if data[: int(ends[-1])].to_pybytes().translate(None, allowed) else column
 
 
-def _whole(values: list[Any], allowed: npt.NDArray[np.bool_], longest: int, one: Callable[[object], int]) -> Integers:
+def _whole(values: list[Any], allowed: bytes, longest: int, one: Callable[[object], int]) -> Integers:
     """Integers by ``one``, or all at once where it could only say the same."""
     plain = _plain(values, allowed, longest)
     if plain is not None:

@@ -19,11 +19,12 @@ import random
 import re
 import ssl
 import zlib
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from enum import StrEnum
 from functools import cache
 from itertools import count
@@ -35,8 +36,9 @@ import httpx
 from pydantic import SecretStr
 
 from aae.errors import Bug, Reduce, Retry, Throttled
-from aae.model import Account, CallCounts, Platform, Token
+from aae.model import Account, Platform, Token
 from aae.patience import LocalState, SharedState
+from aae.platforms.shapes import decode, shaped
 
 TRIES: Final = 3
 """Tries of one request within one call: what is not over by then is left to the task's own retries."""
@@ -91,6 +93,22 @@ class Purpose(StrEnum):
 
 _REUSABLE: Final = frozenset({Purpose.LISTING, Purpose.METRICS, Purpose.TOTALS})
 
+_tally: ContextVar[Counter[str] | None] = ContextVar("tally", default=None)
+
+
+@contextmanager
+def counting() -> Iterator[Counter[str]]:
+    """The requests that are sent within this block and by what it starts, by purpose; reused answers are none.
+
+    Whoever works for an account counts all that it takes, also what is asked of the platform about no account at all.
+    """
+    tally: Counter[str] = Counter()
+    mark = _tally.set(tally)
+    try:
+        yield tally
+    finally:
+        _tally.reset(mark)
+
 
 class Blip(Retry):
     """A hiccup that is worth a second try at once. Judges raise it; after the quick tries it is a plain ``Retry``."""
@@ -108,7 +126,8 @@ class TimedOut(Blip):
 class Answer:
     """What came back.
 
-    ``data`` is the decoded JSON, or None if the body is not JSON (``is_json`` tells the difference from ``null``).
+    ``data`` is the decoded JSON, or None if the body is not JSON (``is_json`` tells the difference from ``null``). A
+    judge sees it in the call's shape only if it has that; whoever made the call always does.
     Header names are lower case. ``at`` is the aware moment it arrived; ``throttled_before`` counts the refusals in a
     row that the call's scopes have met, in any process, for platforms that want ever more patience.
     """
@@ -149,6 +168,7 @@ class Call:
     answers are never shared between tenants. ``scopes`` are the pauses that the call respects. Secrets travel only in
     the three ``secret_`` fields; they are kept out of the cache key, of ``repr`` and of every message.
     ``repeatable`` is False for what must not be sent twice; ``fresh`` asks past the answer cache.
+    ``shape`` is what a good answer looks like (:mod:`aae.platforms.shapes`); None stands for any JSON.
     ``paces`` are the scopes in which calls take turns, each with the seconds between two that are always left.
     ``not_again``: this long a request that found no answer in time is sent again by nobody as it is; it is raised as
     ``Reduce`` with the code ``TIMED_OUT``, to be asked for in smaller parts.
@@ -173,6 +193,7 @@ class Call:
     fresh: bool = False
     paces: Mapping[str, float] = field(default_factory=dict)
     not_again: timedelta = timedelta(0)
+    shape: Any = None
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -220,6 +241,16 @@ class Caller:
     owner: int | None = None
     login: str | None = None
 
+    @property
+    def user(self) -> str:
+        """Who gave us the token, as a scope: its digest, since the platforms' throttles name nobody."""
+        return f"user:{hashlib.sha256(self.token.get_secret_value().encode()).hexdigest()[:16]}"
+
+    @property
+    def scope(self) -> str:
+        """What a limit that is not the whole app's is about: the account, or of a call about none the user."""
+        return f"account:{self.account}" if self.account else self.user
+
     @classmethod
     def of(cls, account: Account, token: Token) -> Caller:
         """The caller for one of our accounts."""
@@ -249,7 +280,6 @@ class Transport:
         self._store: SharedState = store if store is not None else LocalState(clock)
         self._handler = handler
         self._client: httpx.AsyncClient | None = None
-        self._calls: defaultdict[tuple[Platform, str, int | None], Counter[str]] = defaultdict(Counter)
 
     async def __aenter__(self) -> Self:
         _quiet_http_logs()
@@ -269,10 +299,6 @@ class Transport:
         if client is not None:
             await client.aclose()
 
-    def calls_for(self, account: Account) -> CallCounts:
-        """The requests sent for an account since this door was opened; reused answers are not requests."""
-        return CallCounts(dict(self._calls[account.platform, account.external_id, account.id]))
-
     async def request(self, call: Call) -> Answer:
         """Make the call and return its judged answer.
 
@@ -286,7 +312,7 @@ class Transport:
         if key is not None and (kept := await self._store.get_answer(key)) is not None:
             answer = self._answer(call, 200, {}, kept)
             if answer.is_json:  # what is stored outside may be damaged
-                return answer
+                return _shaped(call, answer)
         for attempt in count(1):
             refusals = await self._respect_pauses(call)
             if await self._take_turn(call):  # meanwhile somebody may have been told to stop
@@ -295,13 +321,14 @@ class Transport:
                 answer, body = await self._send(call)
                 answer = replace(answer, throttled_before=max(refusals.values(), default=0))
                 await self._judge(call, answer, refusals)
+                answer = _shaped(call, answer)
                 break
             except Throttled as throttled:  # a pause that is over soon is waited for in the next round
                 if attempt >= TRIES or throttled.until - self.clock() > NEAR:
                     raise
             except Blip as blip:
                 await self._back_off(call, blip, attempt)
-        if key is not None and len(body) <= LARGEST_KEPT:
+        if key is not None and len(body) <= LARGEST_KEPT and not _holds_any(call.secrets, body):
             await self._store.put_answer(key, body)
         return answer
 
@@ -364,7 +391,8 @@ class Transport:
         """One request over the wire. Errors are re-made outside the ``except``: httpx's own may hold the address."""
         if self._client is None:
             raise RuntimeError("the transport is used outside its context")
-        self._calls[call.platform, call.account, call.owner][call.purpose.value] += 1
+        if (tally := _tally.get()) is not None:
+            tally[call.purpose.value] += 1
         problem: Retry | Bug
         limit = min(self._timeout, AUTH_SECONDS) if call.purpose is Purpose.AUTH else self._timeout
         try:
@@ -401,7 +429,7 @@ class Transport:
         return self._answer(call, response.status_code, headers, body), body
 
     def _answer(self, call: Call, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
-        data, is_json = _decode(body)
+        data, is_json = decode(body, call.shape)
         return Answer(status, headers, data, is_json, self.clock(), secrets=call.secrets)
 
 
@@ -437,10 +465,14 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+def _holds_any(secrets: Sequence[str], body: bytes) -> bool:
+    """Whether an answer repeats a secret: Meta writes the token into the address of the next page."""
+    return any(form.encode() in body for form in _forms(secrets))
+
+
 def _without(secrets: Sequence[str], line: str) -> str:
     """The line with every part of a secret masked, plain or encoded, also where only a piece of it was repeated."""
-    # "Bearer " before a token is no secret, and is there without it as well.
-    forms = [form for secret in secrets if " " not in secret for form in _forms(secret)]
+    forms = _forms(secrets)
     hidden = [False] * len(line)
     for start in range(len(line) - _TELLING + 1):
         if any(line[start : start + _TELLING] in form for form in forms):
@@ -449,7 +481,13 @@ def _without(secrets: Sequence[str], line: str) -> str:
     return re.sub(r"\*{4,}", "***", "".join(shown))
 
 
-def _forms(secret: str) -> tuple[str, ...]:
+def _forms(secrets: Sequence[str]) -> list[str]:
+    """How each secret may be written."""
+    # "Bearer " before a token is no secret, and is there without it as well.
+    return [form for secret in secrets if " " not in secret for form in _forms_of(secret)]
+
+
+def _forms_of(secret: str) -> tuple[str, ...]:
     raw = secret.encode()
     return (
         secret,
@@ -460,16 +498,15 @@ def _forms(secret: str) -> tuple[str, ...]:
     )
 
 
-def _decode(body: bytes) -> tuple[Any, bool]:
-    """Exact JSON: decimals as ``Decimal``. NaN, infinities, runaway nesting and cut bodies are not JSON."""
+def _shaped(call: Call, answer: Answer) -> Answer:
+    if call.shape is None:
+        return answer
     try:
-        return json.loads(body, parse_float=Decimal, parse_constant=_no_constant), True
-    except (ValueError, ArithmeticError, RecursionError):
-        return None, False
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)
+        return replace(answer, data=shaped(answer.data, call.shape))
+    except ValueError as error:
+        raise Bug(
+            f"{call.platform.capitalize()} sent something of another shape ({error}).", code="malformed"
+        ) from None
 
 
 async def _read(response: httpx.Response, call: Call) -> bytes:
@@ -494,7 +531,8 @@ async def _read(response: httpx.Response, call: Call) -> bytes:
         if inflate and inflate.eof:
             break
     body = b"".join(parts)
-    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MOST_VALUES:
+    # Counting takes as long as a tenth of the decoding, and a body of fewer bytes cannot have so many.
+    if len(body) > MOST_VALUES and sum(map(body.count, (b",", b":", b"[", b"{"))) > MOST_VALUES:
         raise Reduce(f"{_name(call)} sent more than {MOST_VALUES:,} values in one answer.", code="too-large")
     return body
 

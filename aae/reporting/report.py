@@ -403,7 +403,7 @@ def _why_late(frame: AccountFrames, day: date) -> str:
     if frame.data_through is not None and frame.data_through >= ends:
         return ""
     if account.status in {AccountStatus.EXPIRED, AccountStatus.REVOKED}:
-        return "Its authorization has expired: connect it again."
+        return "We may no longer read it: connect it again."
     if account.status == AccountStatus.PAUSED:
         return "It is paused."
     if frame.data_through is None:

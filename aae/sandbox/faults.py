@@ -31,7 +31,7 @@ class Stage(StrEnum):
     BODY = "body"  # on the bytes of a good answer
 
 
-Reply = Callable[[Call, Subject, float | None], Answer]
+Reply = Callable[[Call, Subject, "Fault"], Answer]
 Damage = Callable[[Answer], Answer]
 
 
@@ -54,7 +54,8 @@ class Fault:
 
     It skips the first ``after`` calls that fit, then strikes ``times`` times (None: for ever), each with
     ``probability``. ``since`` and ``until``, moments of the sandbox's clock, bound when it may strike; ``every`` so
-    many seconds that span comes again. ``value`` is what the kind makes of it (seconds, minutes, rows).
+    many seconds that span comes again. ``value`` is what the kind makes of it (seconds, minutes, rows). ``code`` and
+    ``message`` are those of a refusal in the platform's own form, for the kinds that play any.
     """
 
     name: str
@@ -69,6 +70,8 @@ class Fault:
     until: datetime | None = None
     every: float | None = None
     value: float | None = None
+    code: str | None = None
+    message: str | None = None
     struck: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +84,12 @@ class Fault:
             self.since and self.until and self.since < self.until <= self.since + timedelta(seconds=self.every)
         ):
             raise UserError("every: needs since and until, no further apart than that many seconds.")
+        if self.code is not None or self.message is not None:
+            form = _CODES.get(self.name)
+            if form is None:
+                raise UserError(f"{self.name} has a code and a message of its own; {', '.join(_CODES)} take any.")
+            if self.code is not None and not (isinstance(self.code, str) and form.fullmatch(self.code)):
+                raise UserError(f"code: {self.name} cannot play {self.code!r}; GET /_sandbox/faults says what it can.")
 
     @property
     def kind(self) -> FaultKind:
@@ -148,14 +157,14 @@ def _moment(given: datetime | str | None) -> datetime | None:
 
 
 def _graph(code: int, message: str, **more: Any) -> Reply:
-    return lambda call, subject, value: graph.error(code, message, **more)
+    return lambda call, subject, fault: graph.error(code, message, **more)
 
 
 def _meta_throttled(code: int, use_case: str) -> Reply:
     """The account's own limit for a use case, with the minutes until it is lifted in the header."""
 
-    def reply(call: Call, subject: Subject, value: float | None) -> Answer:
-        minutes = 5 if value is None else int(value)
+    def reply(call: Call, subject: Subject, fault: Fault) -> Answer:
+        minutes = 5 if fault.value is None else int(fault.value)
         usage = {"type": use_case, "call_count": 100, "total_cputime": 40, "total_time": 60}
         tier = {"estimated_time_to_regain_access": minutes, "ads_api_access_tier": "standard_access"}
         header = {"x-business-use-case-usage": orjson.dumps({subject.account or "0": [{**usage, **tier}]}).decode()}
@@ -165,27 +174,67 @@ def _meta_throttled(code: int, use_case: str) -> Reply:
     return reply
 
 
-def _meta_app_throttled(call: Call, subject: Subject, value: float | None) -> Answer:
+def _meta_user_throttled(call: Call, subject: Subject, fault: Fault) -> Answer:
+    """Without a number of seconds it does not say how long."""
+    usage = {
+        "acc_id_util_pct": 100,
+        "reset_time_duration": int(fault.value or 0),
+        "ads_api_access_tier": "standard_access",
+    }
+    header = {"x-ad-account-usage": orjson.dumps(usage).decode()} if fault.value else None
+    return graph.error(17, "(#17) User request limit reached", subcode=2446079, headers=header)
+
+
+def _meta_app_throttled(call: Call, subject: Subject, fault: Fault) -> Answer:
     header = {"x-app-usage": '{"call_count":100,"total_time":80,"total_cputime":80}'}
     return graph.error(4, "(#4) Application request limit reached", subcode=1504022, headers=header, status=403)
 
 
-def _meta_error_in_200(call: Call, subject: Subject, value: float | None) -> Answer:
+def _meta_error_in_200(call: Call, subject: Subject, fault: Fault) -> Answer:
     message = "An unexpected error has occurred. Please retry your request later."
     return graph.error(2, message, status=200, transient=True)
 
 
+def _meta_refuses(call: Call, subject: Subject, fault: Fault) -> Answer:
+    """Any code and subcode, as in ``190/463``."""
+    code, _, subcode = (fault.code or "999").partition("/")
+    return graph.error(
+        int(code),
+        fault.message or f"(#{code}) Sandbox refuses this.",
+        subcode=int(subcode) if subcode else None,
+        status=int(fault.value or 400),
+        transient=fault.code is None,
+        data="Text that is no JSON, at which Meta's own SDK stumbles",
+    )
+
+
+def _tiktok_refuses(call: Call, subject: Subject, fault: Fault) -> Answer:
+    return tiktok.error(
+        int(fault.code or 40700), fault.message or "Sandbox refuses this.", status=int(fault.value or 200)
+    )
+
+
+def _google_refuses(call: Call, subject: Subject, fault: Fault) -> Answer:
+    """Any error of any kind, as in ``quotaError.RESOURCE_EXHAUSTED``; the status is the kind's own."""
+    kind, _, name = (fault.code or "requestError.UNKNOWN").partition(".")
+    status = int(fault.value or _GOOGLE_STATUS.get(kind, 400))
+    return google.error(call, status, fault.message or "Sandbox refuses this.", code=(kind, name))
+
+
+_GOOGLE_STATUS: Final = {"authenticationError": 401, "authorizationError": 403, "quotaError": 429, "internalError": 500}
+
+
 def _envelope(code: int, message: str) -> Reply:
-    return lambda call, subject, value: tiktok.error(code, message)
+    return lambda call, subject, fault: tiktok.error(code, message)
 
 
 def _ads(status: int, message: str, key: str, value: str) -> Reply:
-    return lambda call, subject, _: google.error(call, status, message, code=(key, value))
+    return lambda call, subject, fault: google.error(call, status, message, code=(key, value))
 
 
 def _google_throttled(scope: str, default: int) -> Reply:
-    def reply(call: Call, subject: Subject, value: float | None) -> Answer:
-        seconds = default if value is None else int(value)
+    def reply(call: Call, subject: Subject, fault: Fault) -> Answer:
+        seconds = default if fault.value is None else int(fault.value)
         quota = {"rateScope": scope, "rateName": "Number of operations", "retryDelay": f"{seconds}s"}
         code = ("quotaError", "RESOURCE_EXHAUSTED")
         message = f"Too many requests. Retry in {seconds} seconds."
@@ -194,23 +243,27 @@ def _google_throttled(scope: str, default: int) -> Reply:
     return reply
 
 
-def _google_plain_401(call: Call, subject: Subject, value: float | None) -> Answer:
+def _google_plain_401(call: Call, subject: Subject, fault: Fault) -> Answer:
     return google.error(call, 401, "Request had invalid authentication credentials.", code=None)
 
 
-def _google_invalid_grant(call: Call, subject: Subject, value: float | None) -> Answer:
+def _google_invalid_grant(call: Call, subject: Subject, fault: Fault) -> Answer:
     return Answer.of({"error": "invalid_grant", "error_description": "Token has been expired or revoked."}, 400)
 
 
 def _status(status: int, body: bytes, media_type: str = "text/html") -> Reply:
-    return lambda call, subject, value: Answer(body, status, media_type=media_type)
+    return lambda call, subject, fault: Answer(body, status, media_type=media_type)
 
 
 def _reply_with(answer: Answer) -> Reply:
-    return lambda call, subject, value: answer
+    return lambda call, subject, fault: answer
 
 
-def _echo(call: Call, subject: Subject, value: float | None) -> Answer:
+def _redirect(call: Call, subject: Subject, fault: Fault) -> Answer:
+    return Answer(b"", 302, {"location": f"{call.base_url}/elsewhere{call.path}"}, "text/plain")
+
+
+def _echo(call: Call, subject: Subject, fault: Fault) -> Answer:
     """A refusal that repeats every secret of the request, as it came and cut short, in the platform's own form."""
     sent = [*call.query.values(), *call.form().values(), *call.json().values()]
     sent += [call.headers.get(name, "") for name in ("authorization", "access-token", "developer-token")]
@@ -244,6 +297,33 @@ def _to_removed(answer: Answer) -> Answer:
     return _with_entities(answer, lambda entity: entity | ({"status": "REMOVED"} if "status" in entity else {}))
 
 
+def _to_shared_budgets(answer: Answer) -> Answer:
+    return _with_entities(answer, lambda one: one | ({"explicitlyShared": True} if "explicitlyShared" in one else {}))
+
+
+def _to_period_budgets(answer: Answer) -> Answer:
+    """What ``amount_micros`` is of a budget for a period is said nowhere; here it is the period's, so that it shows."""
+    return _with_entities(answer, lambda one: one | ({"period": "CUSTOM_PERIOD"} if "period" in one else {}))
+
+
+def _without_names(answer: Answer) -> Answer:
+    """Only some kinds of ads have names; what is not set is not there."""
+
+    def nameless(ad: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in ad.items() if name != "name"}
+
+    return _with_entities(answer, nameless, frozenset({"ad"}))
+
+
+def _without_zeros(answer: Answer) -> Answer:
+    """As proto3's JSON has it by default: what is zero is not there."""
+
+    def telling(entity: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in entity.items() if value not in (0, "0", "") or isinstance(value, bool)}
+
+    return _with_entities(answer, telling, frozenset({"metrics", "segments"}))
+
+
 def _to_large_ids(answer: Answer) -> Answer:
     """Ids and the names made of them, so that children still find their parents."""
 
@@ -261,8 +341,13 @@ def _beyond_float(match: re.Match[str]) -> str:
     return match[1] + "~".join(str(int(part) + 2**53) for part in match[2].split("~"))
 
 
-def _with_entities(answer: Answer, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Answer:
-    """Google's rows with each campaign, ad group and ad changed; any other answer as it is."""
+_GOOGLE_ENTITIES: Final = frozenset({"campaign", "campaignBudget", "adGroup", "adGroupAd", "ad"})
+
+
+def _with_entities(
+    answer: Answer, change: Callable[[dict[str, Any]], dict[str, Any]], parts: frozenset[str] = _GOOGLE_ENTITIES
+) -> Answer:
+    """Google's rows with ``parts`` of each changed; any other answer as it is."""
 
     def walk(value: Any) -> Any:
         if isinstance(value, list):
@@ -270,10 +355,7 @@ def _with_entities(answer: Answer, change: Callable[[dict[str, Any]], dict[str, 
         if not isinstance(value, dict):
             return value
         walked = {name: walk(one) for name, one in value.items()}
-        return {
-            name: change(one) if name in _GOOGLE_ENTITIES and isinstance(one, dict) else one
-            for name, one in walked.items()
-        }
+        return {name: change(one) if name in parts and isinstance(one, dict) else one for name, one in walked.items()}
 
     try:
         return replace(answer, body=orjson.dumps(walk(orjson.loads(answer.body))))
@@ -283,7 +365,6 @@ def _with_entities(answer: Answer, change: Callable[[dict[str, Any]], dict[str, 
 
 _GOOGLE_ID: Final = re.compile(r"^()(\d+)$")
 _GOOGLE_NAME: Final = re.compile(r"^(customers/\d+/\w+/)(\d+(?:~\d+)?)$")
-_GOOGLE_ENTITIES: Final = frozenset({"campaign", "campaignBudget", "adGroup", "adGroupAd", "ad"})
 
 
 # -- the catalogue ----------------------------------------------------------------------------------------------------
@@ -310,10 +391,15 @@ _KINDS: Final = [
     FaultKind("drop", "The connection is cut before any answer", Stage.TRANSPORT, _ALL),
     FaultKind("drop_after", "It is done, then the connection is cut before any answer", Stage.TRANSPORT, _ALL),
     FaultKind("drop_midway", "The connection is cut in the middle of the body", Stage.TRANSPORT, _ALL),
+    FaultKind("drip", "The body comes a piece every `value` seconds (default 1)", Stage.TRANSPORT, _ALL, "seconds"),
     FaultKind("truncated_json", "The body ends too early, as if complete", Stage.BODY, _ALL, damage=_truncate),
     FaultKind("html", "A page for people with status 200 instead of JSON", Stage.BODY, _ALL, damage=_to_html),
     FaultKind("empty_body", "No body at all", Stage.BODY, _ALL, damage=_to_nothing),
     FaultKind("google_removed", "Every entity is REMOVED", Stage.BODY, _G, damage=_to_removed),
+    FaultKind("google_shared_budgets", "Every budget is a shared one", Stage.BODY, _G, damage=_to_shared_budgets),
+    FaultKind("google_period_budgets", "Every budget is for a period", Stage.BODY, _G, damage=_to_period_budgets),
+    FaultKind("google_unnamed_ads", "No ad has a name", Stage.BODY, _G, damage=_without_names),
+    FaultKind("google_zeros_absent", "Numbers that are zero are not there", Stage.BODY, _G, damage=_without_zeros),
     FaultKind("google_large_ids", "Ids of entities beyond 2^53", Stage.BODY, _G, damage=_to_large_ids),
     *_shapes(
         _ALL,
@@ -324,7 +410,12 @@ _KINDS: Final = [
             ),
             "no_rows": ("No row for any day, nor anything in the totals", ""),
             "clock_change": ("Hours as on a day of `value` hours, 23 or 25 (default 25)", "hours"),
+            "pages_overlap": ("Every page but the first begins with the last row of the one before", ""),
         },
+    ),
+    *_shapes(
+        (Platform.META, Platform.TIKTOK),
+        {"unlisted": ("The listing leaves out a campaign and all in it, whose numbers are told", "")},
     ),
     *_answers(
         _ALL,
@@ -333,6 +424,7 @@ _KINDS: Final = [
             "http_502": ("HTTP 502 from a gateway", _status(502, _HTML), ""),
             "http_503": ("HTTP 503, service unavailable", _status(503, b"Service Unavailable", "text/plain"), ""),
             "http_504": ("HTTP 504, gateway time-out", _status(504, _HTML), ""),
+            "redirect": ("HTTP 302 to another address", _redirect, ""),
             "echo": ("A refusal whose message repeats the request's secrets", _echo, ""),
         },
     ),
@@ -341,10 +433,14 @@ _KINDS: Final = [
         {
             "meta_token_expired": (
                 "190/463: the session has expired",
-                _graph(190, "Error validating access token: Session has expired", subcode=463),
+                _graph(190, "Error validating access token: Session has expired", subcode=463, data="{}"),
                 "",
             ),
-            "meta_token_revoked": ("190/458: the user removed the app", _graph(190, _REVOKED, subcode=458), ""),
+            "meta_token_revoked": (
+                "190/458: the user removed the app",
+                _graph(190, _REVOKED, subcode=458, data={"blame_field_specs": [["access_token"]]}),
+                "",
+            ),
             "meta_throttled": (
                 "80000/2446079, insights, with the minutes to wait in the header",
                 _meta_throttled(80000, "ads_insights"),
@@ -357,9 +453,9 @@ _KINDS: Final = [
             ),
             "meta_app_throttled": ("4/1504022: the whole app is over its limit", _meta_app_throttled, ""),
             "meta_user_throttled": (
-                "17/2446079: the user is over its limit, no header",
-                _graph(17, "(#17) User request limit reached", subcode=2446079),
-                "",
+                "17/2446079: the user is over its limit; with `value` a header says how many seconds for",
+                _meta_user_throttled,
+                "seconds",
             ),
             "meta_custom_throttled": (
                 "613/1487742: too many calls from this ad account",
@@ -379,12 +475,28 @@ _KINDS: Final = [
             ),
             "meta_no_permission": (
                 "200: the user may not read this account",
-                _graph(200, "(#200) Ad account owner has NOT grant ads_read permission", status=403),
+                _graph(
+                    200, "(#200) Ad account owner has NOT grant ads_read permission", status=403, data='{"blame": 1}'
+                ),
                 "",
             ),
             "meta_deprecated_version": (
                 "2635: the version has been switched off",
                 _graph(2635, "(#2635) You are calling a deprecated version of the Ads API."),
+                "",
+            ),
+            "meta_refuses": (
+                "Any `code` (as in 190/463; default one that nobody knows, said to be transient), HTTP status `value`",
+                _meta_refuses,
+                "status",
+            ),
+            "meta_summary_param": (
+                "100: `Cannot include ... in summary param`, of a report run whose rows are not there yet",
+                _graph(
+                    100,
+                    "(#100) Cannot include spend in summary param because they weren't there while creating the report "
+                    "run. All available values are: ",
+                ),
                 "",
             ),
         },
@@ -402,6 +514,20 @@ _KINDS: Final = [
             "meta_job_stuck": ("The report run never gets beyond 40 %", ""),
             "meta_run_not_found": ("100/33 on a report run that was just made", ""),
             "meta_empty_page": ("A first page without rows that has a `next`", ""),
+            "meta_other_version": ("Answered in the next version, as only a header says", ""),
+            "meta_mixed_attribution": ("No actions above an ad set unless windows are named", ""),
+            "meta_requires_proof": ("No call is taken without appsecret_proof", ""),
+            "meta_endless_token": ("The exchanged token never ends: no expires_in", ""),
+            "meta_page_too_large": (
+                "Code 1 `reduce the amount of data` above `value` rows a page (default 100)",
+                "rows",
+            ),
+            "meta_cursor_circle": ("The last page has a `next` that leads to the first one", ""),
+            "meta_next_elsewhere": ("`next` leads to another host", ""),
+            "meta_windows_without_value": ("Purchases counted by other windows than the ad set's own: no `value`", ""),
+            "meta_unknown_zone": ("The account's time zone is one that nobody knows", ""),
+            "meta_job_slow": ("A report run that is Not Started, Started, Running and at 99 % before it is done", ""),
+            "meta_usage_elsewhere": ("The usage headers tell of another account that is used up", ""),
             "meta_usage_high": ("Usage headers at `value` percent (default 96), without an error", "percent"),
         },
     ),
@@ -430,6 +556,11 @@ _KINDS: Final = [
                 _envelope(51010, "Internal service timed out."),
                 "",
             ),
+            "tiktok_refuses": (
+                "Any `code` (as in 40105; default 40700), HTTP status `value` (default 200)",
+                _tiktok_refuses,
+                "status",
+            ),
             "tiktok_maintenance": ("60001: under maintenance", _envelope(60001, "Service under maintenance."), ""),
         },
     ),
@@ -440,12 +571,19 @@ _KINDS: Final = [
             "tiktok_truncated_page_info": ("page_info without its totals", ""),
             "tiktok_truncated_report": ("Half of the rows and X-Tt-Ads-Throttle, unless ids are named", ""),
             "tiktok_zero_rows": ("Rows of zeros for what did not deliver", ""),
+            "tiktok_cut_listing": ("A page lacks its last row, which the totals count", ""),
+            "tiktok_slow_report": ("51010 on a report of more than `value` rows (default 0)", "rows"),
+            "tiktok_no_parents": ("Reports answer `-` for campaign and ad group", ""),
+            "tiktok_lifetime_budgets": ("Every budget is for the whole lifetime", ""),
         },
     ),
     *_shapes(
         _G,
         {
-            "google_stream_error": ("A stream's array ends with an error, under HTTP 200", ""),
+            "google_stream_error": ("Half of a stream's rows and then an error, under HTTP 200", ""),
+            "google_cut_stream": ("A stream of more than `value` rows (default 0) ends in the middle", "rows"),
+            "google_no_batches": ("A stream without rows is an empty array", ""),
+            "google_two_managers": ("Each client is reached through a second manager too", ""),
             "google_rotates": (
                 "Each refresh gives a new refresh token; the one before is taken for `value` seconds (default 60)",
                 "seconds",
@@ -497,6 +635,11 @@ _KINDS: Final = [
                 _ads(400, "Metrics of a manager.", "queryError", "REQUESTED_METRICS_FOR_MANAGER"),
                 "",
             ),
+            "google_refuses": (
+                "Any `code` (as in quotaError.RESOURCE_EXHAUSTED; default requestError.UNKNOWN), HTTP status `value`",
+                _google_refuses,
+                "status",
+            ),
             "google_expired_page_token": (
                 "400 EXPIRED_PAGE_TOKEN",
                 _ads(400, "Page token has expired.", "requestError", "EXPIRED_PAGE_TOKEN"),
@@ -505,6 +648,13 @@ _KINDS: Final = [
         },
     ),
 ]
+
+_CODES: Final = {
+    "meta_refuses": re.compile(r"-?\d{1,9}(/\d{1,9})?"),
+    "tiktok_refuses": re.compile(r"\d{1,9}"),
+    "google_refuses": re.compile(r"[a-z]\w*\.[A-Z]\w*"),
+}
+"""How a code is written, for the kinds that play any."""
 
 CATALOGUE: Final[Mapping[str, FaultKind]] = {kind.name: kind for kind in _KINDS}
 """Every fault by its name."""

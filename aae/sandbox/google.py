@@ -26,6 +26,9 @@ VERSIONS: Final = ("v23", "v24", "v25", "v26")
 PAGE_ROWS: Final = 10_000
 """The fixed size of a page of ``search`` and of a batch of ``searchStream``."""
 
+_STREAM_FIELDS: Final = frozenset({"query", "summaryRowSetting"})
+"""What ``searchStream`` can be asked; it has no pages."""
+
 _MONTHS_KEPT: Final = 37
 _TOKEN_PATHS: Final = ("/token", "/oauth2/v4/token", "/oauth2/token")
 _REQUEST_ID: Final = "SandboxRequest01"
@@ -48,6 +51,7 @@ _GRPC: Final = {
     429: "RESOURCE_EXHAUSTED",
     500: "INTERNAL",
     503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
 }
 
 
@@ -113,9 +117,8 @@ class GoogleApi:
             return _not_found()
         if call.method == "GET" and rest == "customers:listAccessibleCustomers":
             grant = self._authorize(call)
-            ids = dict.fromkeys(
-                one.manager or one.external_id for one in self.world.accounts_of(grant.user, Platform.GOOGLE)
-            )
+            mine = self.world.accounts_of(grant.user, Platform.GOOGLE)
+            ids = dict.fromkeys(way for one in mine for way in _ways(one, call) or [one.external_id])
             return _reply({"resourceNames": [f"customers/{customer}" for customer in ids]})
         match = re.fullmatch(r"customers/([^/]+)/googleAds:(search|searchStream)", rest)
         if match is None or call.method != "POST":
@@ -193,11 +196,11 @@ class GoogleApi:
         if not customer.isdigit() or (login is not None and not login.isdigit()):
             raise GoogleError("requestError", "INVALID_CUSTOMER_ID", f"Invalid customer ID '{customer}'.")
         mine = self.world.accounts_of(grant.user, Platform.GOOGLE)
-        clients = [account for account in mine if account.manager == customer]
+        clients = [account for account in mine if customer in _ways(account, call)]
         if clients and login in (None, customer):
             return _Manager(customer, clients)
         account = next((one for one in mine if one.external_id == customer), None)
-        through = account is not None and login in ({account.manager} if account.manager else {None, customer})
+        through = account is not None and login in (_ways(account, call) or {None, customer})
         if account is None or not through:
             message = (
                 "User doesn't have permission to access customer. Note: If you're accessing a client customer, the "
@@ -219,7 +222,7 @@ class GoogleApi:
         query = parse(str(body.get("query", "")))
         rows = _rows(query, target, call)
         start = _page_start(body.get("pageToken"))
-        page = rows[start : start + PAGE_ROWS]
+        page = rows[call.first_of_page(start) : start + PAGE_ROWS]
         reply = _batch(query, page)
         if start + PAGE_ROWS < len(rows):
             reply["nextPageToken"] = base64.urlsafe_b64encode(f"p{start + PAGE_ROWS}".encode()).decode()
@@ -231,14 +234,36 @@ class GoogleApi:
         return _reply(reply)
 
     def _stream(self, call: Call, target: AdAccount | _Manager) -> Answer:
-        query = parse(str(call.json().get("query", "")))
+        body = call.json()
+        unknown = [name for name in body if name not in _STREAM_FIELDS]
+        if unknown:
+            # No failure of the Ads API: it is not even asked.
+            message = f'Invalid JSON payload received. Unknown name "{unknown[0]}": Cannot find field.'
+            return error(call, 400, message, code=None)
+        query = parse(str(body.get("query", "")))
         rows = _rows(query, target, call)
+        if not rows and "google_no_batches" in call.troubles:
+            return _reply([])
+        broken = "google_stream_error" in call.troubles
+        rows = rows[: len(rows) // 2] if broken else rows
         starts = range(0, max(len(rows), 1), PAGE_ROWS)
-        batches = [_batch(query, rows[at : at + PAGE_ROWS]) | {"requestId": _REQUEST_ID} for at in starts]
-        if "google_stream_error" in call.troubles:
-            broken = error(call, 500, "Internal error encountered.", code=("internalError", "INTERNAL_ERROR"))
-            batches += orjson.loads(broken.body)
+        parts = [rows[call.first_of_page(at) : at + PAGE_ROWS] for at in starts]
+        batches = [_batch(query, part) | {"requestId": _REQUEST_ID} for part in parts]
+        if "google_cut_stream" in call.troubles and len(rows) > (call.troubles["google_cut_stream"] or 0):
+            whole = _reply(batches)
+            return replace(whole, body=whole.body[: len(whole.body) // 2])
+        if broken:
+            end = error(call, 500, "Internal error encountered.", code=("internalError", "INTERNAL_ERROR"))
+            batches += orjson.loads(end.body)
         return _reply(batches)
+
+
+def _ways(account: AdAccount, call: Call) -> list[str]:
+    """The managers through which there is access to an account."""
+    if account.manager is None:
+        return []
+    second = [f"5{account.manager[1:]}"] if "google_two_managers" in call.troubles else []
+    return [account.manager, *second]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,11 +40,14 @@ def error(
     kind: str = "OAuthException",
     transient: bool = False,
     headers: Mapping[str, str] | None = None,
+    data: object = None,
 ) -> Answer:
-    """A Graph error envelope."""
+    """A Graph error envelope; ``data`` is its ``error_data``, which comes in several forms."""
     body: dict[str, Any] = {"message": message, "type": kind, "code": code}
     if subcode is not None:
         body["error_subcode"] = subcode
+    if data is not None:
+        body["error_data"] = data
     body |= {"is_transient": transient, "fbtrace_id": "ASandboxTrace"}
     return Answer.of({"error": body}, status, headers)
 

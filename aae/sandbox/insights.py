@@ -68,6 +68,12 @@ class InsightsQuery:
             raise GraphError(100, "(#100) Invalid action_attribution_windows")
         return [window for window in windows if window not in _GONE_WINDOWS]
 
+    @property
+    def withholds(self) -> bool:
+        """Whether there are no actions: ad sets that are counted differently are added up, and no windows are named."""
+        mixed = "meta_mixed_attribution" in self.call.troubles
+        return mixed and self.level in (None, Level.CAMPAIGN) and not self.windows
+
     def facts(self) -> Facts:
         """The rows of the query, added up over its periods, in time order; ``day`` is the first of the period."""
         account, level = self.account, self.level
@@ -166,7 +172,7 @@ def _purchases(row: InsightsRow, total: int, query: InsightsQuery) -> list[dict[
     A fifth of them, in whole purchases, count as seen rather than clicked; the windows of the default setting,
     7d_click and 1d_view, add up to the total.
     """
-    if query.hourly or not total:
+    if query.hourly or query.withholds or not total:
         return []
     seen = row.conversions // 5_000_000
     view = total * seen * 1_000_000 // row.conversions // 10_000 * 10_000 if seen else 0
@@ -174,11 +180,12 @@ def _purchases(row: InsightsRow, total: int, query: InsightsQuery) -> list[dict[
     late = click // 4 // 1_000_000 * 1_000_000
     parts = {"1d_click": click - late, "7d_click": click, "28d_click": click, "1d_view": view, "default": total}
     windows = {window: plain_decimal(parts[window]) for window in query.windows if parts.get(window)}
-    return [{"action_type": name, "value": plain_decimal(total), **windows} for name in _PURCHASES]
+    own = {} if "meta_windows_without_value" in query.call.troubles else {"value": plain_decimal(total)}
+    return [{"action_type": name, **own, **windows} for name in _PURCHASES]
 
 
 def _actions(row: InsightsRow, query: InsightsQuery) -> list[dict[str, str]] | None:
-    links = row.clicks * 5 // 6
+    links = 0 if query.withholds else row.clicks * 5 // 6
     windows = {window: str(links) for window in query.windows if window.endswith("_click")}
     actions = [{"action_type": "link_click", "value": str(links), **windows}] if links else []
     return actions + _purchases(row, row.conversions, query) or None
@@ -186,7 +193,7 @@ def _actions(row: InsightsRow, query: InsightsQuery) -> list[dict[str, str]] | N
 
 def _roas(row: InsightsRow, query: InsightsQuery) -> list[dict[str, str]] | None:
     value = ratio(row.revenue, row.spend)
-    if query.hourly or not value:
+    if query.hourly or query.withholds or not value:
         return None
     return [{"action_type": "omni_purchase", "value": plain_decimal(value)}]
 

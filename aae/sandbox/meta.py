@@ -26,8 +26,16 @@ from aae.sandbox.world import META_TOKEN_SECONDS, World
 VERSIONS: Final = ("v25.0", "v26.0")
 """Versions whose Marketing endpoints still answer; older ones fail with 2635."""
 
+_VERSION_AFTER: Final = "v27.0"
+"""What serves a version of the Graph API that is over."""
+
 _EDGES: Final = {"campaigns": Level.CAMPAIGN, "adsets": Level.AD_SET, "ads": Level.AD}
 
+
+_DONE: Final = ("Job Completed", 100)
+_USUALLY: Final = (("Job Running", 40), _DONE)
+_SLOWLY: Final = {1: ("Job Not Started", 0), 2: ("Job Started", 0), 3: ("Job Running", 60), 4: ("Job Completed", 99)}
+"""What a report run says at each look: usually, and under ``meta_job_slow``."""
 
 Pageable = Sequence[Any] | Facts
 
@@ -84,7 +92,8 @@ class MetaApi:
         except GraphError as failure:
             answer = failure.answer
             version = _split(call.path)[0]
-        return replace(answer, headers={"facebook-api-version": version, **answer.headers})
+        served = _VERSION_AFTER if "meta_other_version" in call.troubles else version
+        return replace(answer, headers={"facebook-api-version": served, **answer.headers})
 
     def _route(self, call: Call, parts: list[str], params: dict[str, str]) -> Answer:
         public = {("oauth", "access_token"): self._exchange, ("debug_token",): self._debug}
@@ -104,7 +113,7 @@ class MetaApi:
         if node in self._runs:
             return self._poll(call, node, grant)
         if node.startswith("act_"):
-            return Answer.of(_account(self._account(node, grant), asked_fields(params) or ["id", "account_id"]))
+            return Answer.of(_account(call, self._account(node, grant), asked_fields(params) or ["id", "account_id"]))
         account, entity = self._entity(node, grant)
         return Answer.of(_entity(account, entity, asked_fields(params) or ["id"]))
 
@@ -113,7 +122,7 @@ class MetaApi:
         if (node, edge) == ("me", "adaccounts"):
             accounts = self.world.accounts_of(grant.user, Platform.META)
             fields = asked_fields(params) or ["id", "account_id"]
-            return self._page(call, params, [_account(account, fields) for account in accounts])
+            return self._page(call, params, [_account(call, account, fields) for account in accounts])
         if edge == "insights":
             answer = self._results if node in self._runs else self._insights
             return answer(call, params, node, grant)
@@ -171,6 +180,9 @@ class MetaApi:
         proof = params.get("appsecret_proof")
         if proof is not None and not hmac.compare_digest(proof, _proof(self.world.app.meta_app_secret, token)):
             raise GraphError(100, "Invalid appsecret_proof provided in the API argument", kind="GraphMethodException")
+        if proof is None and "meta_requires_proof" in call.troubles:
+            message = "API calls from the server require an appsecret_proof argument"
+            raise GraphError(100, message, kind="GraphMethodException")
         return grant
 
     def _checked(self, token: str, now: datetime) -> Grant:
@@ -197,10 +209,10 @@ class MetaApi:
         if params.get("grant_type") != "fb_exchange_token":
             raise GraphError(1, "Unsupported grant type")
         grant = self._checked(params.get("fb_exchange_token", ""), call.now)
-        now = int(call.now.timestamp())
-        fresh = Grant(Kind.META, grant.user, now + META_TOKEN_SECONDS, grant.generation, now)
-        token = self.world.mint.issue(fresh)
-        return Answer.of({"access_token": token, "token_type": "bearer", "expires_in": META_TOKEN_SECONDS})
+        now, endless = int(call.now.timestamp()), "meta_endless_token" in call.troubles
+        fresh = Grant(Kind.META, grant.user, 0 if endless else now + META_TOKEN_SECONDS, grant.generation, now)
+        token = {"access_token": self.world.mint.issue(fresh), "token_type": "bearer"}
+        return Answer.of(token if endless else token | {"expires_in": META_TOKEN_SECONDS})
 
     def _debug(self, call: Call, params: Mapping[str, str]) -> Answer:
         app = self.world.app
@@ -248,13 +260,13 @@ class MetaApi:
         self, call: Call, params: dict[str, str], account: AdAccount, level: Level, above: Entity | None
     ) -> Answer:
         """Entities of one level; deleted and archived ones only when ``effective_status`` names them."""
-        wanted = _statuses(params)
+        wanted, hidden = _statuses(params), account.campaigns[0] if "unlisted" in call.troubles else None
         found = []
         for entity in account.entities(level):
             status = account.effective_statuses[entity.external_id]
             shown = status in wanted if wanted else status not in GONE
             inside = above is None or entity.parent == above.external_id or account.campaign_of(entity) is above
-            if shown and inside:
+            if shown and inside and account.campaign_of(entity) is not hidden:
                 found.append(entity)
         fields = asked_fields(params) or ["id"]
         return self._page(call, params, [_entity(account, entity, fields) for entity in found], account=account)
@@ -279,14 +291,21 @@ class MetaApi:
             raise GraphError(100, "(#100) param limit must be positive")
         empty = "meta_empty_page" in call.troubles and not params.get("after")
         stop = start if empty else min(start + limit, len(rows))
-        body: dict[str, Any] = {
-            "data": render(rows.take(slice(start, stop)) if isinstance(rows, Facts) else rows[start:stop])
-        }
+        span = slice(call.first_of_page(start), stop)
+        body: dict[str, Any] = {"data": render(rows.take(span) if isinstance(rows, Facts) else rows[span])}
         if len(rows):
             paging: dict[str, Any] = {"cursors": {"before": cursor(start), "after": cursor(stop)}}
-            if stop < len(rows):
-                asked = {name: value for name, value in params.items() if name != "after"}
-                paging["next"] = f"{call.base_url}{call.path}?{urlencode({**asked, 'after': cursor(stop)})}"
+            circle = stop >= len(rows) and "meta_cursor_circle" in call.troubles
+            if circle:
+                paging["cursors"]["after"] = cursor(0)
+            if stop < len(rows) or circle:
+                # The token is in it even if it came in the header.
+                asked = {"access_token": _bearer(call)} | {
+                    name: value for name, value in params.items() if name != "after"
+                }
+                host = "http://elsewhere.invalid" if "meta_next_elsewhere" in call.troubles else call.base_url
+                after = paging["cursors"]["after"]
+                paging["next"] = f"{host}{call.path}?{urlencode({**asked, 'after': after})}"
             body["paging"] = paging
         if params.get("summary") == "true":
             body["summary"] = {"total_count": len(rows)}
@@ -302,6 +321,9 @@ class MetaApi:
         if account is not None:
             regain = {"estimated_time_to_regain_access": 0, "ads_api_access_tier": "standard_access"}
             use_case = {account.external_id: [{"type": "ads_insights", **usage, **regain}]}
+            if "meta_usage_elsewhere" in call.troubles:
+                used_up = {"call_count": 100, "total_time": 100, "estimated_time_to_regain_access": 60}
+                use_case["9" * 15] = [{"type": "ads_insights", **usage, **regain, **used_up}]
             headers["x-business-use-case-usage"] = orjson.dumps(use_case).decode()
             per_account = {"acc_id_util_pct": share, "reset_time_duration": 100 if high else 0}
             headers["x-ad-account-usage"] = orjson.dumps(per_account).decode()
@@ -326,7 +348,7 @@ class MetaApi:
 
     def _rows(self, call: Call, params: dict[str, str], query: InsightsQuery) -> Answer:
         rows = query.facts()
-        if _too_much(call, "meta_reduce_data", query):
+        if _too_much(call, "meta_reduce_data", query) or _page_too_large(call, params, rows):
             message = "Please reduce the amount of data you're asking for, then retry your request"
             raise GraphError(1, message, status=500)
         share = float(_usage_of(call) or 1)
@@ -339,7 +361,7 @@ class MetaApi:
         run = self._own_run(call, node, grant)
         run.polls += 1
         query = InsightsQuery(run.account, run.params, call)
-        status, percent = ("Job Running", 40) if run.polls == 1 else ("Job Completed", 100)
+        status, percent = _SLOWLY.get(run.polls, _DONE) if "meta_job_slow" in call.troubles else _USUALLY[run.polls > 1]
         if "meta_job_stuck" in call.troubles:
             status, percent = "Job Running", 40
         elif "meta_job_incomplete" in call.troubles:
@@ -390,6 +412,13 @@ def _too_much(call: Call, trouble: str, query: InsightsQuery) -> bool:
     return not most or (works and len(query.facts()) > most)
 
 
+def _page_too_large(call: Call, params: Mapping[str, str], rows: Pageable) -> bool:
+    """Whether more rows are asked for at a time than a trouble allows."""
+    if "meta_page_too_large" not in call.troubles:
+        return False
+    return min(int(params.get("limit", 25)), len(rows)) > (call.troubles["meta_page_too_large"] or 100)
+
+
 def _usage_of(call: Call) -> int:
     """The usage that a fault tells, in percent; 0 without one."""
     return int(call.troubles["meta_usage_high"] or 96) if "meta_usage_high" in call.troubles else 0
@@ -435,13 +464,13 @@ def _minor(micros: int, currency: str) -> str:
     return str(micros // 1_000_000 if currency in WHOLE_UNITS else micros // 10_000)
 
 
-def _account(account: AdAccount, fields: Sequence[str]) -> dict[str, Any]:
+def _account(call: Call, account: AdAccount, fields: Sequence[str]) -> dict[str, Any]:
     whole: dict[str, Any] = {
         "id": f"act_{account.external_id}",
         "account_id": account.external_id,
         "name": account.name,
         "currency": account.currency,
-        "timezone_name": account.timezone,
+        "timezone_name": "Mars/Olympus_Mons" if "meta_unknown_zone" in call.troubles else account.timezone,
         "timezone_id": 1,
         "account_status": 1,
         "amount_spent": _minor(int(account.ledger.spend_micros.sum()), account.currency),

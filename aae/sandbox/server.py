@@ -73,8 +73,8 @@ class _Platforms:
         if "drop" in transport:
             return await _cut(receive)
 
-        replies = [(one.kind.reply, one.value) for one in faults if one.kind.reply is not None]
-        answer = replies[0][0](call, subject, replies[0][1]) if replies else api.answer(call)
+        answers = (one.kind.reply(call, subject, one) for one in faults if one.kind.reply is not None)
+        answer = next(answers, None) or api.answer(call)
         for one in faults:
             if one.kind.damage is not None:
                 answer = one.kind.damage(answer)
@@ -82,6 +82,8 @@ class _Platforms:
             return await _cut(receive)
         if "drop_midway" in transport:
             return await _half(answer, send)
+        if "drip" in transport:
+            return await _drip(answer, receive, send, transport["drip"] or 1)
         response = Response(answer.body, answer.status, dict(answer.headers), answer.media_type)
         return await response(scope, receive, send)
 
@@ -107,15 +109,18 @@ async def _call(request: Request, clock: Clock) -> Call:
     )
 
 
-async def _disconnected(receive: Receive, seconds: float) -> None:
-    """Waits until the client gives up, or the time is over."""
+async def _disconnected(receive: Receive, seconds: float) -> bool:
+    """Waits until the client gives up, or the time is over; whether it has given up."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    with contextlib.suppress(TimeoutError):
+    try:
         await asyncio.wait_for(gone(), seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _cut(receive: Receive) -> None:
@@ -134,11 +139,21 @@ async def _half(answer: Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer.body[: len(answer.body) // 2], "more_body": True})
 
 
+async def _drip(answer: Answer, receive: Receive, send: Send, seconds: float) -> None:
+    """The whole body, but a byte at a time, until nobody listens any more."""
+    headers = [(b"content-type", answer.media_type.encode()), (b"content-length", str(len(answer.body)).encode())]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    for place in range(len(answer.body)):
+        await send({"type": "http.response.body", "body": answer.body[place : place + 1], "more_body": True})
+        if await _disconnected(receive, seconds):
+            return
+    await send({"type": "http.response.body", "body": b""})
+
+
 @contextlib.contextmanager
 def running(app: Starlette, *, port: int = 0) -> Iterator[str]:
     """Serves ``app`` from a thread while the block runs; yields its base URL. Port 0 takes a free one."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with _listener() as listener:
         listener.bind((LOOPBACK, port))
         server = uvicorn.Server(_config(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -158,8 +173,7 @@ def serve(app: Starlette, *, port: int = 0, ready: Callable[[str], None] = lambd
 
     Raises UserError if the port cannot be had.
     """
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with _listener() as listener:
         try:
             listener.bind((LOOPBACK, port))
             listener.listen(128)
@@ -167,6 +181,13 @@ def serve(app: Starlette, *, port: int = 0, ready: Callable[[str], None] = lambd
             raise UserError(f"The port {port} cannot be used ({error.strerror}): choose another with --port.") from None
         ready(f"http://{LOOPBACK}:{listener.getsockname()[1]}")
         uvicorn.Server(_config(app)).run(sockets=[listener])
+
+
+def _listener() -> socket.socket:
+    """Not bound yet. Named as TCP, since asyncio only then sends small answers at once: else each takes 40 ms more."""
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return listener
 
 
 def _config(app: Starlette) -> uvicorn.Config:

@@ -24,6 +24,9 @@ VERSIONS: Final = ("v1.3",)
 _MOST_DAYS: Final = {"stat_time_hour": 1, "stat_time_day": 30, None: 365}
 """The longest range of a report by its time dimension."""
 
+_MOST_ADVERTISERS: Final = 5
+"""So many can be asked for in one report."""
+
 _LEVELS: Final[dict[str, Level | None]] = {
     "AUCTION_ADVERTISER": None,
     "AUCTION_CAMPAIGN": Level.CAMPAIGN,
@@ -50,9 +53,9 @@ class TikTokError(Exception):
         self.code = code
 
 
-def error(code: int, message: str) -> Answer:
-    """The envelope of a failure: HTTP 200 all the same."""
-    return _envelope(code, message, {})
+def error(code: int, message: str, *, status: int = 200) -> Answer:
+    """The envelope of a failure: HTTP 200 all the same, as a rule."""
+    return replace(_envelope(code, message, {}), status=status)
 
 
 def _envelope(code: int, message: str, data: Any) -> Answer:
@@ -84,11 +87,11 @@ class TikTokApi:
         path, account = _split(call.path)[1], call.query.get("advertiser_id")
         if "oauth2/" in path:
             return Subject(Purpose.AUTH)
+        if call.query.get("advertiser_ids"):
+            account = next(map(str, _json(call.query, "advertiser_ids", [])), None)
         if path.startswith("report/"):
             totals = call.query.get("data_level") == "AUCTION_ADVERTISER"
             return Subject(Purpose.TOTALS if totals else Purpose.METRICS, account)
-        if account is None and call.query.get("advertiser_ids"):
-            account = str(_json(call.query, "advertiser_ids", [""])[0])
         return Subject(Purpose.LISTING, account)
 
     def answer(self, call: Call) -> Answer:
@@ -187,21 +190,28 @@ class TikTokApi:
     def _list(self, call: Call, query: Mapping[str, str], level: Level) -> Any:
         account = self._account(call, query.get("advertiser_id"))
         filtering = _json(query, "filtering", {})
-        shown = _shown(filtering)
+        shown, hidden = _shown(filtering), account.campaigns[0] if "unlisted" in call.troubles else None
         wanted = {str(item) for item in filtering.get(f"{_NAMES[level]}_ids", [])}
         found = [
             entity
             for entity in account.entities(level)
-            if shown(_gone(account, entity)) and (not wanted or entity.external_id in wanted)
+            if shown(_gone(account, entity))
+            and (not wanted or entity.external_id in wanted)
+            and account.campaign_of(entity) is not hidden
         ]
         fields = _json(query, "fields", None)
         keys = ("advertiser_id", *(f"{name}_id" for name in _NAMES.values()))
-        return _page(call, query, found, lambda some: [_pick(_entity(account, one), fields, keys) for one in some])
+        day = "BUDGET_MODE_TOTAL" if "tiktok_lifetime_budgets" in call.troubles else "BUDGET_MODE_DAY"
+        return _page(call, query, found, lambda some: [_pick(_entity(account, one, day), fields, keys) for one in some])
 
     # -- performance ------------------------------------------------------------------------------------------------
 
     def _report(self, call: Call, query: Mapping[str, str]) -> Any:
-        account = self._account(call, query.get("advertiser_id"))
+        several = _json(query, "advertiser_ids", [])
+        if not isinstance(several, list) or len(several) > _MOST_ADVERTISERS:
+            raise TikTokError(40002, f"advertiser_ids: must have 1 to {_MOST_ADVERTISERS} items.")
+        wanted = list(map(str, several)) if several else [query.get("advertiser_id", "")]
+        accounts = [self._account(call, one) for one in wanted]
         if query.get("report_type", "BASIC") != "BASIC" or query.get("service_type", "AUCTION") != "AUCTION":
             raise TikTokError(40002, "report_type: only BASIC reports of AUCTION are served.")
         if query.get("data_level") not in _LEVELS:
@@ -213,21 +223,35 @@ class TikTokApi:
         unknown = [name for name in metrics if name not in known]
         if unknown:
             raise TikTokError(40002, f"Invalid metric fields: {unknown}, no relation to the dimensions.")
-        facts = self._facts(call, account, level, _range(query, time), time)
-        if level is not None:
-            filtering = _json(query, "filtering", [])
-            facts = facts.take(np.array(_wanted(account, level, filtering), np.bool_)[facts.group])
-        if _is_cut(call):
-            facts = facts.take(slice(0, len(facts) // 2))
-        dash = "tiktok_dash_metrics" in call.troubles
+        span = _range(query, time)
+        found = [(account, self._facts(call, account, level, span, time)) for account in accounts]
+        if _is_slow(call, sum(len(facts) for _, facts in found)):
+            raise TikTokError(51010, "Internal service timed out.")
+        if several:
+            rows = [
+                _rough(account, _row(call, account, level, row, time=time, metrics=metrics))
+                for account, facts in found
+                for row in facts.rows()
+            ]
+            return _page(call, query, rows, list)
+        ((account, facts),) = found
         return _page(
             call,
             query,
             facts,
-            lambda some: [_row(account, level, row, time, metrics, dash=dash) for row in some.rows()],
+            lambda some: [_row(call, account, level, row, time=time, metrics=metrics) for row in some.rows()],
         )
 
     def _facts(
+        self, call: Call, account: AdAccount, level: Level | None, span: tuple[date, date], time: str | None
+    ) -> Facts:
+        facts = self._told(call, account, level, span, time)
+        if level is not None:
+            filtering = _json(call.query, "filtering", [])
+            facts = facts.take(np.array(_wanted(account, level, filtering), np.bool_)[facts.group])
+        return facts.take(slice(0, len(facts) // 2)) if _is_cut(call) else facts
+
+    def _told(
         self, call: Call, account: AdAccount, level: Level | None, span: tuple[date, date], time: str | None
     ) -> Facts:
         facts = told(account, level, *span, call, hourly=time == "stat_time_hour")
@@ -242,6 +266,11 @@ def _is_cut(call: Call) -> bool:
     """Whether this report loses rows for spanning too many ids; naming campaigns keeps it whole."""
     troubled = "tiktok_truncated_report" in call.troubles and "report/" in call.path
     return troubled and not _wanted_ids(_json(call.query, "filtering", []))
+
+
+def _is_slow(call: Call, rows: int) -> bool:
+    """Whether a report has so many rows that it times out."""
+    return "tiktok_slow_report" in call.troubles and rows > (call.troubles["tiktok_slow_report"] or 0)
 
 
 def _with_zeros(facts: Facts, entities: int, day: date, *, hourly: bool) -> Facts:
@@ -264,13 +293,13 @@ def _wanted(account: AdAccount, level: Level, filtering: Sequence[Mapping[str, A
 
 
 def _row(
+    call: Call,
     account: AdAccount,
     level: Level | None,
     row: tuple[int, ...],
+    *,
     time: str | None,
     metrics: Sequence[str],
-    *,
-    dash: bool,
 ) -> dict[str, Any]:
     group, day, hour, *numbers = row
     dimensions: dict[str, str] = {}
@@ -281,8 +310,10 @@ def _row(
         dimensions[f"{_NAMES[level]}_id"] = entity.external_id
     if time is not None:
         dimensions[time] = f"{date.fromordinal(day).isoformat()} {max(hour, 0):02}:00:00"
-    silent = dash or (entity is not None and not entity.tells_conversions)
+    silent = "tiktok_dash_metrics" in call.troubles or (entity is not None and not entity.tells_conversions)
     labels = _labels(account, level, group)
+    if "tiktok_no_parents" in call.troubles:
+        labels |= {name: "-" for name in ("campaign_id", "adgroup_id") if name in labels}
     values = {}
     for name in metrics:
         if name in labels:
@@ -290,6 +321,13 @@ def _row(
         else:
             values[name] = "-" if silent and name in _CONVERSION_METRICS else _METRICS[name](*numbers)
     return {"dimensions": dimensions, "metrics": values}
+
+
+def _rough(account: AdAccount, row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it is told where several advertisers are asked for at once: of amounts only the whole units."""
+    whole = {name: row["metrics"][name].partition(".")[0] for name in _AMOUNTS if name in row["metrics"]}
+    told = {"currency": account.currency, "timezone": account.timezone}
+    return {**row, "metrics": {**row["metrics"], **whole, **told}}
 
 
 def _money_ratio(numerator: int, denominator: int, scale: int = 1) -> str:
@@ -320,6 +358,9 @@ _METRICS: Final[dict[str, Callable[[int, int, int, int, int], str]]] = {
 ``total_complete_payment_rate`` is the value of the purchases."""
 
 _CONVERSION_METRICS: Final = frozenset(name for name in _METRICS if "conversion" in name or "payment" in name)
+
+
+_AMOUNTS: Final = frozenset({"spend", "billed_cost", "total_complete_payment_rate"})
 
 
 def _count(micros: int) -> str:
@@ -421,7 +462,7 @@ def _gone(account: AdAccount, entity: Entity) -> bool:
 
 
 def _page(
-    call: Call, query: Mapping[str, str], found: Sequence[Entity] | Facts, render: Callable[[Any], list[dict[str, Any]]]
+    call: Call, query: Mapping[str, str], found: Sequence[Any] | Facts, render: Callable[[Any], list[dict[str, Any]]]
 ) -> dict[str, Any]:
     try:
         page, size = int(query.get("page", 1)), int(query.get("page_size", 10))
@@ -429,8 +470,10 @@ def _page(
         raise TikTokError(40002, "page, page_size: Not a valid integer.") from None
     if page < 1 or not 1 <= size <= 1000:
         raise TikTokError(40002, "page_size: must be 1 to 1000.")
-    span = slice((page - 1) * size, page * size)
+    span = slice(call.first_of_page((page - 1) * size), page * size)
     rows = render(found.take(span) if isinstance(found, Facts) else found[span])
+    if "tiktok_cut_listing" in call.troubles:
+        rows = rows[:-1]
     info = {"page": page, "page_size": size, "total_number": len(found), "total_page": ceil(len(found) / size)}
     if "tiktok_truncated_page_info" in call.troubles:
         info = {"page": page, "page_size": size}
@@ -454,7 +497,7 @@ def _info(account: AdAccount, call: Call) -> dict[str, Any]:
     }
 
 
-def _entity(account: AdAccount, entity: Entity) -> dict[str, Any]:
+def _entity(account: AdAccount, entity: Entity, budget_mode: str) -> dict[str, Any]:
     name, stamp = _NAMES[entity.level], entity.created.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
     out: dict[str, Any] = {
         "advertiser_id": account.external_id,
@@ -474,7 +517,7 @@ def _entity(account: AdAccount, entity: Entity) -> dict[str, Any]:
     if entity.level is not Level.AD:
         budget = entity.daily_budget_micros
         out["budget"] = 0.0 if budget is None else budget / 1_000_000
-        out["budget_mode"] = "BUDGET_MODE_INFINITE" if budget is None else "BUDGET_MODE_DAY"
+        out["budget_mode"] = "BUDGET_MODE_INFINITE" if budget is None else budget_mode
     return out
 
 

@@ -54,6 +54,10 @@ class Call:
             return {}
         return value if isinstance(value, dict) else {}
 
+    def first_of_page(self, start: int) -> int:
+        """The row that a page begins with which should begin with the row ``start``: pages overlap if they shift."""
+        return start - 1 if start and "pages_overlap" in self.troubles else start
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
 
 from aae.errors import UserError
 from aae.model import Account, AccountStatus, Platform, Token
@@ -48,6 +48,21 @@ class TokenRow:
     refreshable: bool
     last_outcome: str | None
     last_checked_at: datetime | None
+
+
+DOUBTED: Final = "access_doubted"
+REFUSED: Final = "access_refused"
+"""In the log of tokens: the token is good, but its platform did not give the account to it in a run, and does not any
+more (the account is paused and its owner told)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What an account's owner was told last about why it cannot be read: ``permanent_failure`` or ``REFUSED``."""
+
+    id: int
+    outcome: str
+    token_version: int
 
 
 def add_user(connection: Connection, *, email: str, name: str, now: datetime) -> int:
@@ -299,18 +314,30 @@ def pause_dead(
 
     An account that its operator has paused stays so.
     """
-    return _set_status_if(connection, account_id, token_version, status=status, reason=reason, now=now)
+    return _set_status_if(connection, account_id, token_version, _not_by_hand, status=status, reason=reason, now=now)
+
+
+def pause_refused(connection: Connection, account_id: int, reason: str, *, token_version: int, now: datetime) -> bool:
+    """Pause an active account that is refused to its token of this version; False if it is not, or has another one."""
+    active = ad_accounts.c.status == AccountStatus.ACTIVE.value
+    revoked = AccountStatus.REVOKED
+    return _set_status_if(connection, account_id, token_version, active, status=revoked, reason=reason, now=now)
 
 
 def resume(connection: Connection, account_id: int, *, token_version: int, now: datetime) -> bool:
     """Let the account work again with its token of this version; False if that is no longer its token."""
-    return _set_status_if(connection, account_id, token_version, status=AccountStatus.ACTIVE, reason=None, now=now)
+    active = AccountStatus.ACTIVE
+    return _set_status_if(connection, account_id, token_version, _not_by_hand, status=active, reason=None, now=now)
+
+
+_not_by_hand: Final = ad_accounts.c.status != AccountStatus.PAUSED.value
 
 
 def _set_status_if(
     connection: Connection,
     account_id: int,
     token_version: int,
+    condition: ColumnElement[bool],
     *,
     status: AccountStatus,
     reason: str | None,
@@ -321,7 +348,7 @@ def _set_status_if(
         .where(
             ad_accounts.c.id == account_id,
             ad_accounts.c.token_version == token_version,
-            ad_accounts.c.status != AccountStatus.PAUSED.value,
+            condition,
         )
         .values(status=status.value, status_reason=reason and fit(reason, 500), updated_at=now)
     )
@@ -371,24 +398,55 @@ def is_logged(
     return connection.execute(same.limit(1)).first() is not None
 
 
-def last_failed_version(connection: Connection, account_id: int) -> int | None:
-    """The ``token_version`` whose death the owner was told of, unless they have been told of the recovery since."""
+_LOSSES: Final = ("permanent_failure", REFUSED, "recovered")
+
+
+def _newest_loss() -> ColumnElement[str]:
+    """The outcome of an account's newest loss or recovery; "" if there was none."""
+    one = token_refreshes.alias("loss")
+    newest = (
+        select(func.max(one.c.id)).where(one.c.account_id == ad_accounts.c.id, one.c.outcome.in_(_LOSSES))
+    ).correlate(ad_accounts)
+    outcome = select(token_refreshes.c.outcome).where(token_refreshes.c.id == newest.scalar_subquery())
+    return func.coalesce(outcome.correlate(ad_accounts).scalar_subquery(), "")
+
+
+def last_loss(connection: Connection, account_id: int) -> Loss | None:
+    """What the owner was told of, unless they have been told of the recovery since."""
     row = connection.execute(
-        select(token_refreshes.c.outcome, token_refreshes.c.token_version)
+        select(token_refreshes.c.id, token_refreshes.c.outcome, token_refreshes.c.token_version)
         .where(
             token_refreshes.c.account_id == account_id,
-            token_refreshes.c.outcome.in_(("permanent_failure", "recovered")),
+            token_refreshes.c.outcome.in_(_LOSSES),
         )
         .order_by(token_refreshes.c.id.desc())
         .limit(1)
     ).one_or_none()
-    return int(row.token_version) if row is not None and row.outcome == "permanent_failure" else None
+    return None if row is None or row.outcome == "recovered" else Loss(**row._mapping)
+
+
+def refused_since(connection: Connection, account_id: int) -> datetime | None:
+    """The moment of the first run that got nothing but refusals, if nothing was stored and it was not well since."""
+    own = token_refreshes.c.account_id == account_id
+    recovered = select(func.max(token_refreshes.c.at)).where(own, token_refreshes.c.outcome == "recovered")
+    well = (connection.scalar(recovered), fetches.last_stored_at(connection, account_id))
+    good = [moment for moment in well if moment is not None]
+    doubted = select(func.min(token_refreshes.c.at)).where(own, token_refreshes.c.outcome == DOUBTED)
+    since: datetime | None = connection.scalar(doubted.where(token_refreshes.c.at > max(good)) if good else doubted)
+    return since
 
 
 def accounts_to_check(
-    connection: Connection, *, ids: Collection[int] | None = None, user_ids: Collection[int] | None = None
+    connection: Connection,
+    *,
+    ids: Collection[int] | None = None,
+    user_ids: Collection[int] | None = None,
+    refused: bool = True,
 ) -> list[Account]:
-    """Active accounts, and paused ones whose token has been replaced since it was found dead."""
+    """Active accounts, and paused ones whose token was good or has been replaced since it was found dead.
+
+    ``refused``: also those that are refused to a good token, which only a check of the token can bring back.
+    """
     failed = (
         select(func.max(token_refreshes.c.token_version))
         .where(
@@ -403,6 +461,8 @@ def accounts_to_check(
         ad_accounts.c.status.in_(dead) & (ad_accounts.c.token_version > func.coalesce(failed, -1))
     )
     query = select(*_ACCOUNT_COLUMNS).where(worth).order_by(ad_accounts.c.id)
+    if not refused:
+        query = query.where((ad_accounts.c.status == AccountStatus.ACTIVE.value) | (_newest_loss() != REFUSED))
     for column, wanted in ((ad_accounts.c.id, ids), (ad_accounts.c.user_id, user_ids)):
         if wanted is not None:
             query = query.where(column.in_(wanted))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import pandas as pd
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_, select, update
 
 from aae.model import ENTITY_COLUMNS, Level
 from aae.storage.bulk import fit, put
@@ -19,6 +19,9 @@ _log = logging.getLogger(__name__)
 _IDS_AT_ONCE: Final = 1000
 # Listings come every few hours; writing every row of every listing only to move a time stamp would be most of the work.
 _SEEN_PRECISION: Final = timedelta(hours=20)
+# Longer than that, and than whatever a platform may leave out for a moment.
+_GONE_AFTER: Final = timedelta(days=2)
+_ALIVE: Final = ("active", "paused")
 _ABOVE: Final = {Level.AD_SET: Level.CAMPAIGN, Level.AD: Level.AD_SET}
 _DESCRIPTION: Final = ("parent_id", "name", "status", "daily_budget", "channel")
 _COLUMNS: Final = ("account_id", "level", "external_id", *_DESCRIPTION, "first_seen_at", "last_seen_at")
@@ -29,8 +32,9 @@ _Description = tuple[int | None, str, str, int | None, str | None]
 def upsert_entities(connection: Connection, account_id: int, listing: pd.DataFrame, *, now: datetime) -> int:
     """Store a listing (the columns of ``ENTITY_COLUMNS``); returns how many entities are new or changed.
 
-    What the listing does not name stays as it is. ``last_seen_at`` is exact to a day. An ad set under a campaign that
-    nobody has named brings it into being; an ad under an unknown ad set is left out until its numbers tell its lineage.
+    What the listing does not name stays as it is, until :func:`retire`. ``last_seen_at`` is exact to a day. An ad set
+    under a campaign that nobody has named brings it into being; an ad under an unknown ad set is left out until its
+    numbers tell its lineage.
 
     Raises:
         ValueError: the frame has other columns.
@@ -45,6 +49,17 @@ def upsert_entities(connection: Connection, account_id: int, listing: pd.DataFra
             wanted = _under_parents(connection, account_id, level, rows, now)
             changed += _store(connection, account_id, level, wanted, now)
     return changed
+
+
+def retire(connection: Connection, account_id: int, *, now: datetime) -> int:
+    """Call deleted what was active or paused and no listing has named for two days; returns how many.
+
+    For after a complete listing has been stored: they name deleted ones, too, but not for ever. Nothing else of such an
+    entity changes, and what is listed again is what it is called there. What none has ever named stays as it is.
+    """
+    missed = and_(entities.c.account_id == account_id, entities.c.last_seen_at < now - _GONE_AFTER)
+    gone = update(entities).where(missed, entities.c.status.in_(_ALIVE)).values(status="deleted")
+    return connection.execute(gone).rowcount
 
 
 def ensure(

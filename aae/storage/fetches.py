@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, and_, func, insert, select
 
-from aae.model import AccountStatus, Granularity, Platform, Slice, Totals
+from aae.model import Account, AccountStatus, Granularity, Platform, Slice, Totals
 from aae.storage.bulk import fit, new_id
 from aae.storage.schema import ad_accounts, fetches
 from aae.storage.schema import api_calls as calls_table
@@ -77,7 +78,6 @@ def record(
     rows_inserted: int = 0,
     rows_updated: int = 0,
     rows_deleted: int = 0,
-    api_calls: int = 0,
     calls_by: Mapping[str, int] | None = None,
     totals: Totals | None = None,
     platform_totals: Totals | None = None,
@@ -90,7 +90,7 @@ def record(
 
     ``outcome``: stored, throttled, failed, reauthorize, skipped, or ``REZONED``. ``totals`` are the sums of our rows,
     ``platform_totals`` the platform's own, ``drift`` how far they are apart as a share of the platform's.
-    ``api_calls`` were made for the slice, ``calls_by`` purpose since the account's try before this one.
+    ``calls_by`` purpose were made for it and go into the log of calls with it.
     """
     before = find(connection, piece, started_at=started_at, run_id=run_id, outcome=outcome)
     if before is not None:
@@ -108,7 +108,7 @@ def record(
             rows_inserted=rows_inserted,
             rows_updated=rows_updated,
             rows_deleted=rows_deleted,
-            api_calls=api_calls,
+            api_calls=sum((calls_by or {}).values()),
             impressions=totals and totals.impressions,
             spend=totals and totals.spend_micros,
             platform_impressions=platform_totals and platform_totals.impressions,
@@ -120,11 +120,30 @@ def record(
             run_id=run_id,
         )
     )
-    fetch_id = new_id(result)
-    if calls_by:
-        rows = [{"fetch_id": fetch_id, "purpose": purpose, "calls": calls} for purpose, calls in calls_by.items()]
+    record_calls(connection, account_id, calls_by or {}, at=finished_at, run_id=run_id)
+    return new_id(result)
+
+
+def record_calls(
+    connection: Connection,
+    account_id: int,
+    calls_by: Mapping[str, int],
+    *,
+    at: datetime,
+    run_id: str | None,
+    batch: int | None = None,
+) -> None:
+    """Log API calls made for an account, by purpose; those of a ``batch`` (:func:`new_batch`) once."""
+    if batch is not None and connection.scalar(select(calls_table.c.id).where(calls_table.c.batch == batch).limit(1)):
+        return  # this transaction has happened before, and nobody was told
+    same = {"account_id": account_id, "at": at, "run_id": run_id, "batch": batch}
+    if rows := [same | {"purpose": purpose, "calls": calls} for purpose, calls in calls_by.items()]:
         connection.execute(insert(calls_table), rows)
-    return fetch_id
+
+
+def new_batch() -> int:
+    """A name for calls that nobody else has."""
+    return secrets.randbits(63)
 
 
 def find(
@@ -235,6 +254,26 @@ def last_stored(connection: Connection, account_id: int) -> int:
     return connection.execute(select(func.max(fetches.c.id)).where(stored)).scalar() or 0
 
 
+def last_stored_at(connection: Connection, account_id: int) -> datetime | None:
+    """When something was stored of the account last, if only that there was nothing."""
+    stored = and_(fetches.c.account_id == account_id, fetches.c.outcome == "stored")
+    at: datetime | None = connection.scalar(select(func.max(fetches.c.finished_at)).where(stored))
+    return at
+
+
+def platform_gave_others(connection: Connection, account: Account, since: datetime) -> bool:
+    """Whether something was stored since of another account of the platform, or it has no other active one."""
+    other = and_(ad_accounts.c.platform == account.platform.value, ad_accounts.c.id != account.id)
+    active = select(ad_accounts.c.id).where(other, ad_accounts.c.status == AccountStatus.ACTIVE.value)
+    stored = (
+        select(fetches.c.id)
+        .join_from(fetches, ad_accounts)
+        .where(other, fetches.c.outcome == "stored", fetches.c.finished_at >= since)
+    )
+    none = connection.execute(active.limit(1)).first() is None
+    return none or connection.execute(stored.limit(1)).first() is not None
+
+
 def changed_since(connection: Connection, account_id: int, fetch_id: int) -> list[Slice]:
     """The slices in which fetches later than ``fetch_id`` changed any row."""
     rows = connection.execute(
@@ -260,17 +299,6 @@ def drift_on(connection: Connection, account_id: int, day: date) -> float | None
     )
     known = connection.scalars(select(fetches.c.drift).where(fetches.c.id.in_(newest), fetches.c.drift.is_not(None)))
     return max(known, key=abs, default=None)
-
-
-def calls_by_platform(connection: Connection, run_id: str) -> dict[Platform, int]:
-    """API calls made by one run; platforms it did not touch are absent."""
-    rows = connection.execute(
-        select(ad_accounts.c.platform, func.sum(fetches.c.api_calls))
-        .join_from(fetches, ad_accounts)
-        .where(fetches.c.run_id == run_id)
-        .group_by(ad_accounts.c.platform)
-    )
-    return {Platform(platform): int(calls) for platform, calls in rows}
 
 
 def _row(row: Row[Any]) -> FetchRow:

@@ -9,6 +9,7 @@ by exact decimal arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Any, Final
@@ -39,6 +40,7 @@ from sqlalchemy import (
     or_,
     select,
     type_coerce,
+    update,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -46,6 +48,7 @@ from aae.frames import DAILY, ENTITIES, HOURLY, AccountFrames, Reach
 from aae.model import METRIC_COLUMNS, Account, AccountStatus, Granularity, Level, Platform, Slice, Totals
 from aae.storage import fetches
 from aae.storage.entities import ensure, ids_of, lock_account, upsert_entities
+from aae.storage.fetches import StoredWindow
 from aae.storage.history import unfold
 from aae.storage.loading import load, refill, temporary, unload
 from aae.storage.schema import (
@@ -61,6 +64,7 @@ from aae.storage.schema import (
 __all__ = [
     "StoreResult",
     "daily_totals",
+    "last_of_other_zone",
     "read_frames",
     "slice_totals",
     "store_slice",
@@ -135,13 +139,13 @@ def store_slice(
     if rows.duplicated(_KEY).any():
         raise ValueError(f"two rows for the same entity and time in the slice {piece}")
     facts = _facts(piece.granularity)
-    if connection.execute(select(facts.c.entity_id).where(_in_slice(facts, piece)).limit(1)).first() is None:
-        # Nothing to compare with.
+    there = connection.execute(select(func.count()).select_from(facts).where(_in_slice(facts, piece))).scalar_one()
+    if not there:
         own = rows if "local_hour" in facts.c else rows.drop(columns="local_hour")
         load(connection, facts, own, account_id=account.id, attribution=attribution)
         counts = {_NEW: len(rows), _CHANGED: 0, _WITHDRAWN: 0}
     else:
-        counts = _replace(connection, facts, piece, rows, attribution=attribution, run_id=run_id, now=now)
+        counts = _replace(connection, facts, piece, there, rows, attribution=attribution, run_id=run_id, now=now)
     if piece.granularity is Granularity.DAILY:
         days = rows["local_date"].dt.date.unique().tolist()
         unfold(connection, account.id, days, piece.since, piece.until)
@@ -165,6 +169,21 @@ def daily_totals(connection: Connection, account_id: int, since: date, until: da
         .order_by(facts.c.local_date)
     )
     return {row.local_date: _totals(row) for row in rows}
+
+
+def last_of_other_zone(connection: Connection, account: Account, windows: Sequence[StoredWindow]) -> date | None:
+    """The newest local day that ``windows`` have brought, if it is another day in the account's zone."""
+    facts = ad_metrics_daily
+    newest = connection.execute(
+        select(facts.c.local_date, facts.c.utc_start)
+        .where(facts.c.account_id == account.id)
+        .order_by(facts.c.local_date.desc())
+        .limit(1)
+    ).one_or_none()
+    if newest is None or not any(window.covers(newest.local_date) for window in windows):
+        return None
+    same = newest.utc_start.replace(tzinfo=None) == _utc_start(account.zone, newest.local_date, _NO_HOUR)
+    return None if same else newest.local_date
 
 
 def read_frames(
@@ -293,39 +312,54 @@ def _replace(
     connection: Connection,
     facts: Table,
     piece: Slice,
+    there: int,
     rows: pd.DataFrame,
     *,
     attribution: str,
     run_id: str | None,
     now: datetime,
 ) -> dict[int, int]:
-    """Write what differs from what is there; how many rows are new, changed and gone."""
+    """Write what differs from the rows that are ``there``; how many are new, changed and gone."""
     refill(connection, _stage, rows)
     refill(connection, _changes)
-    _compare(connection, facts, piece, attribution)
-    counts = _count_changes(connection)
+    counts = _compare(connection, facts, piece, attribution, there=there, given=len(rows))
     if any(counts.values()):
         for measure in _MEASURES:
             _record_revisions(connection, piece, measure, run_id, now)
-    if counts[_CHANGED] or counts[_WITHDRAWN]:
-        connection.execute(delete(facts).where(_in_slice(facts, piece), exists().where(_same_row(facts, _changes))))
-    if counts[_NEW] or counts[_CHANGED]:
-        _insert_changes(connection, facts, piece, attribution)
+    if counts[_WITHDRAWN]:
+        _delete_withdrawn(connection, facts, piece)
+    if counts[_CHANGED]:
+        _update_changed(connection, facts, piece, attribution)
+    if counts[_NEW]:
+        _insert_new(connection, facts, piece, attribution)
     return counts
 
 
-def _compare(connection: Connection, facts: Table, piece: Slice, attribution: str) -> None:
-    """Fill ``_changes`` with what is new, what is different and what is gone."""
+def _compare(
+    connection: Connection, facts: Table, piece: Slice, attribution: str, *, there: int, given: int
+) -> dict[int, int]:
+    """Fill ``_changes`` with what is new, what is different and what is gone; how many of each."""
+    _find_given(connection, facts, piece, attribution)
+    rows = connection.execute(select(_changes.c.kind, func.count()).group_by(_changes.c.kind))
+    counts = {_NEW: 0, _CHANGED: 0} | {row[0]: row[1] for row in rows}
+    # Each given row that is not new is one that is there. The others are looked for only if there are any.
+    withdrawn = there - (given - counts[_NEW])
+    if withdrawn:
+        _find_withdrawn(connection, facts, piece)
+    return counts | {_WITHDRAWN: withdrawn}
+
+
+def _find_given(connection: Connection, facts: Table, piece: Slice, attribution: str) -> None:
     staged = {name: _to_table(connection, _stage.c[name]) for name in _MEASURES}
+    old = [_plain(connection, facts.c[name]) for name in _MEASURES]
     differs = or_(
-        *(staged[name].is_distinct_from(_plain(connection, facts.c[name])) for name in _MEASURES),
+        *(staged[name].is_distinct_from(before) for name, before in zip(_MEASURES, old, strict=True)),
         _stage.c.utc_start != type_coerce(facts.c.utc_start, DateTime),
         facts.c.attribution != attribution,
     )
     is_new = facts.c.entity_id.is_(None)
-    old = [_plain(connection, facts.c[name]) for name in _MEASURES]
-    names = [column.name for column in _changes.columns]
-    given = (
+    _note(
+        connection,
         select(
             _stage.c.local_date,
             _stage.c.local_hour,
@@ -336,28 +370,29 @@ def _compare(connection: Connection, facts: Table, piece: Slice, attribution: st
             *staged.values(),
         )
         .select_from(_stage.outerjoin(facts, and_(_same_row(facts, _stage), facts.c.account_id == piece.account_id)))
-        .where(or_(is_new, differs))
+        .where(or_(is_new, differs)),
     )
-    gone = (
+
+
+def _find_withdrawn(connection: Connection, facts: Table, piece: Slice) -> None:
+    _note(
+        connection,
         select(
             facts.c.local_date,
             _hour(facts),
             facts.c.entity_id,
             literal(_WITHDRAWN),
             facts.c.utc_start,
-            *old,
+            *(_plain(connection, facts.c[name]) for name in _MEASURES),
             *(null() for _ in _MEASURES),
         )
         .select_from(facts.outerjoin(_stage, _same_row(facts, _stage)))
-        .where(_in_slice(facts, piece), _stage.c.entity_id.is_(None))
+        .where(_in_slice(facts, piece), _stage.c.entity_id.is_(None)),
     )
-    for found in (given, gone):
-        connection.execute(insert(_changes).from_select(names, found))
 
 
-def _count_changes(connection: Connection) -> dict[int, int]:
-    rows = connection.execute(select(_changes.c.kind, func.count()).group_by(_changes.c.kind))
-    return {_NEW: 0, _CHANGED: 0, _WITHDRAWN: 0} | {row[0]: row[1] for row in rows}
+def _note(connection: Connection, found: Select[Any]) -> None:
+    connection.execute(insert(_changes).from_select([column.name for column in _changes.columns], found))
 
 
 def _record_revisions(connection: Connection, piece: Slice, measure: str, run_id: str | None, now: datetime) -> None:
@@ -392,19 +427,30 @@ def _record_revisions(connection: Connection, piece: Slice, measure: str, run_id
     connection.execute(insert(metric_revisions).from_select(list(values), changed))
 
 
-def _insert_changes(connection: Connection, facts: Table, piece: Slice, attribution: str) -> None:
-    values: dict[str, ColumnElement[Any]] = {
-        "account_id": literal(piece.account_id),
-        "local_date": _changes.c.local_date,
-        "entity_id": _changes.c.entity_id,
-        "utc_start": _changes.c.utc_start,
-        "attribution": literal(attribution),
-    }
-    if "local_hour" in facts.c:
-        values["local_hour"] = _changes.c.local_hour
-    values |= {name: _changes.c[f"new_{name}"] for name in _MEASURES}
-    rows = select(*values.values()).where(_changes.c.kind != _WITHDRAWN)
+def _delete_withdrawn(connection: Connection, facts: Table, piece: Slice) -> None:
+    gone = exists().where(_same_row(facts, _changes), _changes.c.kind == _WITHDRAWN)
+    connection.execute(delete(facts).where(_in_slice(facts, piece), gone))
+
+
+def _update_changed(connection: Connection, facts: Table, piece: Slice, attribution: str) -> None:
+    connection.execute(
+        update(facts)
+        .values(_values(facts, attribution))
+        .where(facts.c.account_id == piece.account_id, _same_row(facts, _changes), _changes.c.kind == _CHANGED)
+    )
+
+
+def _insert_new(connection: Connection, facts: Table, piece: Slice, attribution: str) -> None:
+    values = {facts.c.account_id: literal(piece.account_id)} | _values(facts, attribution)
+    values |= {column: _changes.c[column.name] for column in facts.primary_key if column is not facts.c.account_id}
+    rows = select(*values.values()).where(_changes.c.kind == _NEW)
     connection.execute(insert(facts).from_select(list(values), rows))
+
+
+def _values(facts: Table, attribution: str) -> dict[Any, ColumnElement[Any]]:
+    """What a new or changed row says, besides its key."""
+    measures: dict[Any, ColumnElement[Any]] = {facts.c[name]: _changes.c[f"new_{name}"] for name in _MEASURES}
+    return {facts.c.utc_start: _changes.c.utc_start, facts.c.attribution: literal(attribution)} | measures
 
 
 def _in_slice(facts: Table, piece: Slice) -> ColumnElement[bool]:
@@ -510,31 +556,28 @@ def _numbers(
     days = known["local_date"]
     earlier, later = known[days < pd.Timestamp(first)], known[days > pd.Timestamp(last)]
     fresh = _facts_between(connection, account_id, granularity, first, last)
-    order = [name for name in ("utc_start", "local_date", "local_hour", "entity_id") if name in known.columns]
-    whole = pd.concat([earlier, fresh, later], ignore_index=True)
-    return whole.sort_values(order, kind="stable", ignore_index=True)
+    return _in_order(pd.concat([earlier, fresh, later]))
 
 
 def _facts_between(
     connection: Connection, account_id: int, granularity: Granularity, since: date, until: date
 ) -> pd.DataFrame:
-    columns = DAILY if granularity is Granularity.DAILY else HOURLY
-    query = _facts_query(connection, _facts(granularity), account_id, since, columns)
-    facts = _facts(granularity)
-    return unload(connection, query.where(facts.c.local_date <= until), columns)
-
-
-def _facts_query(
-    connection: Connection, facts: Table, account_id: int, since: date, columns: dict[str, str]
-) -> Select[Any]:
-    def source(name: str) -> ColumnElement[Any]:
-        if name.endswith("_micros"):
-            return _as_micros(connection, facts.c[name.removesuffix("_micros")])
-        return type_coerce(facts.c.utc_start, DateTime) if name == "utc_start" else facts.c[name]
-
-    by_time = [facts.c[name] for name in ("utc_start", "local_date", "local_hour") if name in columns]
-    return (
-        select(*(source(name) for name in columns))
-        .where(facts.c.account_id == account_id, facts.c.local_date >= since)
-        .order_by(*by_time, facts.c.entity_id)
+    facts, columns = _facts(granularity), DAILY if granularity is Granularity.DAILY else HOURLY
+    query = select(*(_source(connection, facts, name) for name in columns)).where(
+        facts.c.account_id == account_id, facts.c.local_date.between(since, until)
     )
+    together = [facts.c[name] for name in ("local_date", "local_hour") if name in columns]
+    return _in_order(unload(connection, query, columns, together=together))
+
+
+def _source(connection: Connection, facts: Table, name: str) -> ColumnElement[Any]:
+    """What the hot window's column of that name is in SQL."""
+    if name.endswith("_micros"):
+        return _as_micros(connection, facts.c[name.removesuffix("_micros")])
+    return type_coerce(facts.c.utc_start, DateTime) if name == "utc_start" else facts.c[name]
+
+
+def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """By time and entity; of rows that are so already, in no time."""
+    keys = [name for name in ("utc_start", "local_date", "local_hour", "entity_id") if name in rows.columns]
+    return rows.iloc[np.lexsort([rows[name].to_numpy() for name in reversed(keys)])].reset_index(drop=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, and_, delete, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Table, and_, delete, func, or_, select, true
 
 from aae.settings import RetentionSettings
 from aae.storage.schema import (
@@ -96,8 +96,8 @@ def rules(settings: RetentionSettings, *, now: datetime, planning_days: int) -> 
             fetches,
             fetches.c.finished_at < ago(settings.fetches_days),
             and_(fetches.c.until < day(max(settings.fetches_days, planning_days)), followed),
-            dependents=(api_calls.c.fetch_id,),
         ),
+        Rule(api_calls, api_calls.c.at < ago(settings.fetches_days), true()),
         # Whether an account's owner was told of a dead token is read from the last row of each outcome.
         Rule(token_refreshes, token_refreshes.c.at < ago(settings.tokens_days), repeated),
         Rule(

@@ -165,8 +165,9 @@ token_refreshes = Table(
     _id(),
     Column("account_id", _REFERENCE, ForeignKey("ad_accounts.id"), nullable=False),
     Column("at", UtcDateTime, nullable=False),
-    # refreshed | still_valid | permanent_failure | transient_failure | recovered | lost_race, and while and after
-    # a check is made: checking (expires_at: its latest end, detail: by whom) | unanswered (aae.storage.token_checks)
+    # refreshed | still_valid | permanent_failure | transient_failure | access_doubted | access_refused | recovered |
+    # lost_race, and while and after a check is made: checking (expires_at: its latest end, detail: by whom) |
+    # unanswered
     Column("outcome", String(24), nullable=False),
     Column("token_version", Integer, nullable=False),
     Column("expires_at", UtcDateTime, nullable=True),
@@ -277,14 +278,19 @@ fetches = Table(
     **_MYSQL,
 )
 
-# What a row of fetches has cost, by what the calls were for (aae.platforms.transport.Purpose), with what was asked on
-# the way to it, for instance the listing of entities; the row's own api_calls are those for the slice alone.
+# Every call made for an account, by what it was for (aae.platforms.transport.Purpose).
 api_calls = Table(
     "api_calls",
     metadata,
-    Column("fetch_id", _REFERENCE, ForeignKey("fetches.id"), primary_key=True, autoincrement=False),
-    Column("purpose", String(16), primary_key=True),
+    _id(),
+    Column("account_id", _REFERENCE, ForeignKey("ad_accounts.id"), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("purpose", String(16), nullable=False),
     Column("calls", Integer, nullable=False),
+    Column("run_id", String(64), nullable=True),
+    # Decides "once" for those that come with no row of fetches, which is on record once itself.
+    Column("batch", BigInteger, nullable=True),
+    UniqueConstraint("batch", "purpose"),
     **_MYSQL,
 )
 

@@ -37,7 +37,7 @@ _QUERIES = {
 # Of the log of refreshes what had an effect; probes and tries may be more.
 _EFFECTS = (
     f"SELECT {_ACCOUNT}, t.outcome, t.token_version FROM token_refreshes t JOIN ad_accounts a ON a.id = t.account_id "
-    "WHERE t.outcome IN ('refreshed', 'permanent_failure', 'recovered')"
+    "WHERE t.outcome IN ('refreshed', 'permanent_failure', 'access_refused', 'recovered')"
 )
 _COVERED = (
     f"SELECT DISTINCT {_ACCOUNT}, f.granularity, f.since, f.until FROM fetches f "

@@ -439,16 +439,15 @@ def tables() -> dict[str, bytes]:
 def prefects_answers(house: House) -> dict[str, bytes]:
     """What anybody may read who reaches Prefect's API, apart from a block asked for with its secrets."""
     found = {}
-    for what in ("flow_runs", "task_runs", "artifacts", "logs", "block_documents", "deployments", "work_pools"):
-        pages = []
-        for offset in range(0, 2000, 200):
-            page = {"limit": 200, "offset": offset}
-            answer = httpx.post(f"{house.stack.api_url}/{what}/filter", json=page, timeout=60)
-            answer.raise_for_status()
-            pages.append(answer.content)
-            if len(answer.json()) < 200:
-                break
-        found[f"Prefect's {what}"] = b"\n".join(pages)
+    with httpx.Client(base_url=house.stack.api_url, timeout=60) as client:
+        for what in ("flow_runs", "task_runs", "artifacts", "logs", "block_documents", "deployments", "work_pools"):
+            pages = []
+            for offset in range(0, 2000, 200):
+                answer = servers.asked(client, "POST", f"/{what}/filter", json={"limit": 200, "offset": offset})
+                pages.append(answer.content)
+                if len(answer.json()) < 200:
+                    break
+            found[f"Prefect's {what}"] = b"\n".join(pages)
     return found
 
 

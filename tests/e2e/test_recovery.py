@@ -90,11 +90,11 @@ def finished(product: Product, run: FlowRun) -> FlowRun:
 def slow_platforms(product: Product, seconds: float = 1.0) -> Iterator[None]:
     """Every answer of the platforms takes this long, so that a fetch does."""
     faults = f"{product.stack.sandbox_url}/_sandbox/faults"
-    httpx.post(faults, json={"name": "slow", "value": seconds}).raise_for_status()
+    httpx.post(faults, json={"name": "slow", "value": seconds}, timeout=60).raise_for_status()
     try:
         yield
     finally:
-        httpx.delete(faults).raise_for_status()
+        httpx.delete(faults, timeout=60).raise_for_status()
 
 
 def tries(engine: Engine, run: FlowRun) -> list[attempts.Attempt]:
@@ -121,10 +121,14 @@ def kill(number: signal.Signals, *pids: int) -> None:
 def test_a_killed_process_is_replaced_by_another_that_finishes_the_same_run(
     product: Product, engine: Engine, number: signal.Signals, moment: str
 ) -> None:
-    run = start(product)
-    until(lambda: at_work(product) if moment == "before Prefect is loaded" else is_running(product, run))
-    killed = at_work(product)
-    kill(number, *killed)
+    early = moment == "before Prefect is loaded"
+    until(lambda: not at_work(product))  # on another run, such as one that the schedule has begun
+    with slow_platforms(product):  # or it may have ended before it is seen to run
+        run = start(product, JOB if early else "fetch-ad-data/six-hourly")
+        until(lambda: at_work(product) if early else is_running(product, run))
+        killed = at_work(product)
+        kill(number, *killed)
+    assert killed
     ended = finished(product, run)
     assert ended.state_type == "COMPLETED"
     assert "AwaitingRetry" in names(product, run)

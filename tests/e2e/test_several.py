@@ -33,14 +33,14 @@ from aae.storage.engine import reading
 from tests.e2e.conftest import ROOT, clean_environment
 from tests.quick import QUICK
 from tests.servers import DIE_WITH_PARENT, connected, free_port
+from tests.sockets import LEAVES_SOCKETS
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.mysql,
     pytest.mark.timeout(1200),
     # The balancer's threads end with their connections, whenever that is.
-    pytest.mark.filterwarnings("ignore:.*unclosed.*socket:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+    *LEAVES_SOCKETS,
 ]
 
 JOBS = (

@@ -7,7 +7,7 @@ import base64
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import httpx
@@ -17,7 +17,7 @@ from sqlalchemy import Engine, select
 
 from aae.jobs.context import open_context, open_stores
 from aae.jobs.fetch import AccountOutcome, fetch_account
-from aae.model import Account
+from aae.model import Account, Platform
 from aae.operate.account_files import read_accounts
 from aae.operate.onboarding import connect_all
 from aae.sandbox import World, create_app
@@ -26,7 +26,7 @@ from aae.sandbox.server import running
 from aae.settings import Settings
 from aae.storage import accounts
 from aae.storage.engine import reading
-from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, entities
+from aae.storage.schema import ad_accounts, ad_metrics_daily, ad_metrics_hourly, entities
 
 # One for all: reading the certificates takes longer than a call. No connection outlives it.
 _http = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
@@ -58,6 +58,16 @@ class Bench:
     def accounts(self, **filters: Any) -> list[Account]:
         with reading(self.engine) as connection:
             return accounts.list_accounts(connection, **filters)
+
+    def lasting(self, platform: Platform) -> Account:
+        """The platform's account whose token lasts longest, for what is not about tokens that end."""
+        with reading(self.engine) as connection:
+            rows = [one for one in accounts.token_overview(connection) if one.account.platform is platform]
+        return max(rows, key=lambda one: one.expires_at or datetime.max.replace(tzinfo=UTC)).account
+
+    def status(self, account: Account) -> str:
+        with reading(self.engine) as connection:
+            return str(connection.scalar(select(ad_accounts.c.status).where(ad_accounts.c.id == account.id)))
 
     def connect(self) -> None:
         """Import every account that the sandbox's users have connected."""

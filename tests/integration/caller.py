@@ -16,6 +16,7 @@ import httpx
 from pydantic import SecretStr
 
 from aae.cache import SharedState
+from aae.platforms.shapes import Fields
 from aae.platforms.tiktok.wire import Business
 from aae.platforms.transport import Caller, Purpose, Transport
 from aae.settings import TikTokSettings
@@ -36,7 +37,7 @@ async def main(redis_url: str, calls: int) -> None:
         caller = Caller(SecretStr("token"), "7001")
         _say("ready")
         sys.stdin.readline()
-        asked = (business.get("campaign/get", {"page": n}, caller, Purpose.LISTING) for n in range(calls))
+        asked = (business.get("campaign/get", {"page": n}, caller, Purpose.LISTING, shape=Fields) for n in range(calls))
         await asyncio.gather(*asked)
     await store.aclose()
     _say(json.dumps(sent))

@@ -8,20 +8,22 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pandas as pd
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from aae.errors import UserError
 from aae.jobs.context import open_stores
-from aae.model import Account, AccountStatus, Platform
+from aae.model import Account, AccountStatus, Platform, Token
 from aae.operate.account_files import read_accounts
 from aae.operate.onboarding import connect_all
+from aae.platforms.meta import MetaConnector
 from aae.sandbox import World
 from aae.sandbox.entities import Status
 from aae.storage import accounts
 from aae.storage import fetches as log
 from aae.storage.engine import reading
-from aae.storage.schema import ad_metrics_hourly, entities, metric_revisions
+from aae.storage.schema import ad_accounts, ad_metrics_hourly, entities, metric_revisions
 from tests.integration.bench import Bench, bench
 
 ANCHOR = datetime(2026, 11, 22, 13, 20, tzinfo=UTC)
@@ -104,6 +106,26 @@ def test_an_account_counted_further_west_has_nothing_of_the_day_that_has_not_beg
     (account,) = product.accounts(ids=[account.id])
     assert account.local_day(product.now()) == date(2026, 11, 23)
     assert_true(product, account)
+
+
+@pytest.mark.parametrize(("before", "after"), [("Europe/Paris", "America/Denver"), ("Pacific/Auckland", "Asia/Tokyo")])
+def test_a_time_zone_that_somebody_else_corrects_in_the_table_is_a_new_one_too(
+    product: Bench, before: str, after: str
+) -> None:
+    account = first(product, Platform.GOOGLE)
+    product.order("account", account=str(account), timezone=before)
+    product.connect()
+    product.fetch("run-1", product.accounts(ids=[account.id]))
+    product.order("account", account=str(account), timezone=after)
+    with product.engine.begin() as connection:
+        connection.execute(update(ad_accounts).where(ad_accounts.c.id == account.id).values(timezone=after))
+    (moved,) = product.accounts(ids=[account.id])
+    (outcome,) = product.fetch("run-2", [moved])
+    assert outcome.outcome == "stored", outcome
+    assert_true(product, moved)
+    product.clock.advance(timedelta(hours=1))
+    (again,) = product.fetch("run-3", [moved])
+    assert again.rows < outcome.rows, "its days are settled again"
 
 
 def test_the_new_name_and_the_new_manager_are_found_by_the_fetch(product: Bench) -> None:
@@ -192,6 +214,35 @@ def test_an_ad_that_is_deleted_keeps_its_numbers_and_its_name(product: Bench, wo
         assert {(row.external_id, row.name, row.status) for row in rows} == {
             (ad.external_id, ad.name, ad.status.value) for ad in changed.values()
         }
+
+
+def test_an_ad_that_is_no_longer_listed_at_all_is_deleted_and_keeps_its_numbers(
+    product: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account, whole = first(product, Platform.META), MetaConnector.list_entities
+    product.fetch("run-1", [account])
+    (gone,) = listed(product, account, "active")[:1]
+
+    async def without(self: MetaConnector, account: Account, token: Token) -> pd.DataFrame:
+        found = await whole(self, account, token)
+        return found[found["external_id"] != gone]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaConnector, "list_entities", without)
+        for day, status in ((1, "active"), (3, "deleted")):
+            product.clock.set(ANCHOR + day * DAY)
+            product.fetch(f"day {day}", [account])
+            assert gone in listed(product, account, status)
+            assert_true(product, account)
+    product.fetch("found again", [account])
+    assert gone in listed(product, account, "active")
+
+
+def listed(product: Bench, account: Account, status: str) -> list[str]:
+    """The account's ads of this status."""
+    own = (entities.c.account_id == account.id, entities.c.level == "ad", entities.c.status == status)
+    with reading(product.engine) as connection:
+        return list(connection.scalars(select(entities.c.external_id).where(*own).order_by(entities.c.id)))
 
 
 def test_what_a_platform_withdraws_disappears_and_what_it_was_is_on_record(product: Bench) -> None:

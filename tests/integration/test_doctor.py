@@ -30,7 +30,7 @@ from aae.operate.prefect_api import PrefectApi
 from aae.settings import RecoverySettings, Settings
 from aae.storage import attempts
 from aae.storage import engine as database
-from tests.servers import DIE_WITH_PARENT, free_port
+from tests.servers import DIE_WITH_PARENT, asked, free_port
 
 ROOT = Path(__file__).parents[2]
 JOB = "detect-anomalies/hourly"
@@ -52,12 +52,7 @@ class World:
         self.http = httpx.Client(base_url=f"{self.url}/", auth=tuple(LOGIN.split(":")), timeout=60, trust_env=False)  # type: ignore[arg-type]
 
     def call(self, method: str, path: str, **body: Any) -> Any:
-        for _ in range(50):  # 503: its SQLite is busy
-            answer = self.http.request(method, path, json=body if body or method in {"POST", "PATCH"} else None)
-            if answer.status_code != 503:
-                break
-            time.sleep(0.5)
-        assert answer.is_success, (path, answer.text)
+        answer = asked(self.http, method, path, json=body if body or method in {"POST", "PATCH"} else None)
         return answer.json() if answer.content else None
 
     def run(self, *command: str) -> str:

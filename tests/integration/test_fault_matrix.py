@@ -25,9 +25,10 @@ def stage(engine: Engine, redis_url: str, tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_something_is_declared_of_every_fault_and_of_nothing_else() -> None:
-    assert EXPECTED.keys() == CATALOGUE.keys()
+    assert EXPECTED.keys() == CATALOGUE.keys() - matrix.UNMET
 
 
+@pytest.mark.timeout(900)  # two hundred fetches
 @pytest.mark.parametrize("platform", Platform)
 def test_every_fault_ends_as_declared_and_as_the_page_says_and_the_next_run_has_everything(
     stage: Stage, platform: Platform

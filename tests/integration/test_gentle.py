@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -19,9 +20,12 @@ import redis
 from sqlalchemy import Engine, func, select
 
 from aae.cache import SharedState
-from aae.errors import Throttled
+from aae.deadline import Deadline
+from aae.errors import Retry, Superseded, Throttled
 from aae.jobs.context import open_stores
 from aae.model import Account, Granularity, Platform, Slice
+from aae.operate.account_files import read_accounts
+from aae.operate.onboarding import Connected, connect_all
 from aae.patience import LocalState, Pause
 from aae.platforms.transport import Answer, Call, Purpose, Transport
 from aae.sandbox import World
@@ -235,11 +239,15 @@ def fewest_calls(product: Bench, account: Account, run_id: str) -> dict[str, int
     return {"listing": sum(map(pages, listed)), "metrics": metrics, "totals": daily}
 
 
+def seen(product: Bench) -> int:
+    """How many calls the platforms have had."""
+    return sum(each["count"] for each in product.control("calls"))
+
+
 def on_record(product: Bench, account: Account, run_id: str) -> dict[str, int]:
     query = (
         select(api_calls.c.purpose, func.sum(api_calls.c.calls))
-        .join_from(api_calls, fetches)
-        .where(fetches.c.account_id == account.id, fetches.c.run_id == run_id)
+        .where(api_calls.c.account_id == account.id, api_calls.c.run_id == run_id)
         .group_by(api_calls.c.purpose)
     )
     with reading(product.engine) as connection:
@@ -253,12 +261,115 @@ def test_an_undisturbed_fetch_makes_the_fewest_calls_that_there_can_be(product: 
     account = next(one for one in product.accounts() if one.platform is platform)
     product.fetch("first", [account])  # a token that must be renewed is, by now
     for run_id in ("regular", "once more"):
-        before = sum(each["count"] for each in product.control("calls"))
+        before = seen(product)
         (outcome,) = product.fetch(run_id, [account])
         assert outcome.outcome == "stored", outcome.detail
         assert outcome.calls_by == fewest_calls(product, account, run_id) == on_record(product, account, run_id)
-        assert outcome.calls == sum(each["count"] for each in product.control("calls")) - before
+        assert outcome.calls == seen(product) - before
         product.clock.advance(timedelta(minutes=30))
+
+
+@pytest.mark.parametrize("platform", Platform)
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_the_calls_of_the_daily_look_at_an_account_are_its_own(product: Bench, platform: Platform) -> None:
+    account = product.accounts(platforms=[platform])[-1]
+    product.fetch("first", [account])
+    product.clock.advance(timedelta(days=1))
+    before = seen(product)
+    (outcome,) = product.fetch("look", [account])
+    assert outcome.outcome == "stored", outcome.detail
+    assert outcome.calls_by == on_record(product, account, "look")
+    assert outcome.calls == seen(product) - before
+
+
+SECOND_SLICE = {"purpose": "metrics", "after": 1}
+TROUBLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "a token that ends after a slice": ("reauthorize", {"name": "meta_token_revoked", **SECOND_SLICE}),
+    "a token that ends before any": ("reauthorize", {"name": "meta_token_revoked", "purpose": "listing"}),
+    "a quota that is used up": ("throttled", {"name": "meta_throttled", **SECOND_SLICE}),
+    "slices that fail": ("partial", {"name": "http_500", **SECOND_SLICE}),
+    "a listing that fails": ("failed", {"name": "http_502", "purpose": "listing"}),
+    "no permission": ("partial", {"name": "meta_no_permission", "purpose": "totals"}),
+}
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_every_call_that_a_platform_has_had_is_on_record_whatever_came_of_it(product: Bench, name: str) -> None:
+    account = product.accounts(platforms=[Platform.META])[-1]
+    product.fetch("first", [account])
+    wanted, fault = TROUBLES[name]
+    for run_id, later in (("regular", timedelta(hours=1)), ("with a look", timedelta(days=1))):
+        product.clock.advance(later)
+        product.order("faults", account=account.external_id, **fault)
+        before = seen(product)
+        (outcome,) = product.fetch(run_id, product.accounts(ids=[account.id], statuses=None))
+        assert outcome.outcome == wanted or run_id == "with a look", outcome
+        assert outcome.calls_by == on_record(product, account, run_id)
+        assert outcome.calls == seen(product) - before > 0
+        product.forgive()
+
+
+class Trouble(Exception):
+    """What nobody has thought of."""
+
+
+@pytest.mark.parametrize("error", [Trouble, Superseded])
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_calls_of_a_fetch_that_breaks_off_are_on_record(
+    product: Bench, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account, before = product.accounts(platforms=[Platform.META])[-1], seen(product)
+
+    def store_slice(*_: Any, **__: Any) -> None:
+        raise error("broken off")
+
+    monkeypatch.setattr("aae.storage.metrics.store_slice", store_slice)
+    with pytest.raises(error):
+        product.fetch("run", [account])
+    assert sum(on_record(product, account, "run").values()) == seen(product) - before > 3
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_calls_of_a_fetch_that_has_no_time_for_a_slice_are_on_record(product: Bench) -> None:
+    account = product.accounts(platforms=[Platform.META])[-1]
+    (outcome,) = product.fetch("run", [account], deadline=Deadline(0))
+    assert outcome.calls_by == on_record(product, account, "run") == {"listing": 3}
+
+
+def connect_undescribed(product: Bench) -> Connected:
+    """Connect the sandbox's accounts by a list that leaves out what they are called."""
+    rows = [row | {"name": ""} for row in product.control("accounts")]
+    vault = open_stores(product.settings).vault
+    listed = read_accounts(json.dumps(rows), "list")
+    settings = product.settings
+    return connect_all(listed, "list", settings=settings, engine=product.engine, vault=vault, clock=product.now)
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_the_calls_of_connecting_are_the_accounts_and_need_no_redis(product: Bench, away: bool) -> None:
+    if away:
+        product = replace(product, settings=product.settings.model_copy(update={"redis_url": NOWHERE}))
+    connected = connect_undescribed(product)
+    everybody = [account.id for account in product.accounts()]
+    assert connected.renewed == len(everybody)
+    by_account = select(api_calls.c.account_id, func.sum(api_calls.c.calls)).group_by(api_calls.c.account_id)
+    with reading(product.engine) as connection:
+        counted = dict(map(tuple, connection.execute(by_account)))
+    assert sorted(counted) == everybody
+    assert sum(counted.values()) == seen(product)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_connecting_leaves_alone_whom_a_fetch_was_told_to_leave_alone(product: Bench) -> None:
+    product.order("faults", name="meta_app_throttled", platform="meta", purpose="metrics")
+    (outcome,) = product.fetch("run", product.accounts(platforms=[Platform.META])[-1:])
+    assert outcome.outcome == "throttled"
+    before = [call for call in product.control("calls") if call["platform"] == "meta"]
+    with pytest.raises(Retry, match="asked for patience until"):
+        connect_undescribed(product)
+    assert [call for call in product.control("calls") if call["platform"] == "meta"] == before
 
 
 @pytest.mark.usefixtures("small_pages")

@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, func, make_url, select
 
 from aae.errors import UserError
+from aae.local.summary import per_platform
 from aae.operate.metrics import server, sources
 from aae.operate.metrics.exposition import Sources
 from aae.operate.metrics.server import Pulse, create_app, keep_serving, serving
@@ -89,10 +90,13 @@ def test_what_the_jobs_did_is_what_the_metrics_say(
         tables = (ad_metrics_daily, ad_metrics_hourly)
         stored = sum(connection.scalar(select(func.count()).select_from(table)) or 0 for table in tables)
         calls = connection.scalar(select(func.sum(api_calls.c.calls)))
+        lines = per_platform(connection, since=ANCHOR)
     with exporter(settings_for(url)) as client:
         found = values(client)
     assert sum(value for key, value in found.items() if key[0] == "rows_stored_24h" and key[1] == "inserted") == stored
     assert sum(value for key, value in found.items() if key[0] == "api_calls_24h") == calls > 0
+    assert sum(line.api_calls for line in lines) == calls
+    assert sum(line.daily_rows + line.hourly_rows for line in lines) == stored
     for platform in {account.platform for account in accounts}:
         assert found["fetches_24h", "stored", platform] > 0
         assert 0 <= found["data_age_oldest_seconds", platform] < 3600

@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import Engine, func, insert, select
 
 from aae.deadline import Deadline
+from aae.frames import AccountFrames
 from aae.jobs.context import open_stores
 from aae.jobs.report import USEFUL_DAYS, Edition, ReportOutcome, editions, report_user
-from aae.model import Account, Platform
+from aae.model import Account, Granularity, Platform, Slice
 from aae.sandbox import World
 from aae.storage import accounts, notifications
 from aae.storage.accounts import User
@@ -230,3 +231,40 @@ def test_what_another_run_has_settled_is_not_asked_for_again(product: Bench) -> 
     asked = {row.since for row in slices_of(product, "run-1")[1:]}
     assert min(asked) >= today - timedelta(days=product.settings.fetch.recent_days - 1)
     assert tables(product, account) == numbers
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@only_sqlite
+@pytest.mark.parametrize("backfill", [True, False], ids=["backfill", "regular"])
+def test_what_a_killed_run_has_stored_is_published_by_the_run_that_is_made_again_whatever_it_meets(
+    product: Bench, monkeypatch: pytest.MonkeyPatch, backfill: bool
+) -> None:
+    (account,) = product.accounts(platforms=[Platform.TIKTOK])[:1]
+    day = account.local_day(product.now()) - timedelta(days=12)
+    more: dict[str, Any] = {"pieces": [Slice(account.id, Granularity.DAILY, day, day)]} if backfill else {}
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("aae.jobs.fetch.publish", die)
+        with pytest.raises(Killed):
+            product.fetch("run-1", [account], **more)
+    assert published(product, account) is None
+    if not backfill:
+        product.order("faults", name="http_500", purpose="metrics")
+    (outcome,) = product.fetch("run-1", [account], **more)
+    assert (outcome.outcome, outcome.inserted) == ("stored" if backfill else "partial", 0)
+    frames = published(product, account)
+    assert frames is not None
+    assert len(frames.daily) + len(frames.hourly) == len(tables(product, account)) > 0
+
+
+def published(product: Bench, account: Account) -> AccountFrames | None:
+    """What detection and reports are handed."""
+    with reading(product.engine) as connection:
+        version, _ = accounts.data_versions(connection)[account.id]
+    return open_stores(product.settings).cache.get_frames(account, version)

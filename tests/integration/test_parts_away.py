@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -138,14 +137,10 @@ DEAD = {
     "google_invalid_grant",
 }
 """Faults after which only the owner can help."""
-VALUES = {"hang": 5, "slow": 0.1, "google_throttled": 7200, "meta_throttled": 30}
-TIMES = {"hang": 3}
+VALUES = {"hang": 5, "drip": 0.1, "slow": 0.1, "google_throttled": 7200, "meta_throttled": 30}
+TIMES = {"hang": 3, "drip": 3}
 # What can happen everywhere happens here on one platform after the other: the connectors' own tests have all.
-FAULTS = [
-    (name, platform)
-    for name, platform in zip(CATALOGUE, cycle(Platform), strict=False)
-    if len(CATALOGUE[name].platforms) > 1
-] + [(name, kind.platforms[0]) for name, kind in CATALOGUE.items() if len(kind.platforms) == 1]
+FAULTS = [(name, kind.platforms[number % len(kind.platforms)]) for number, (name, kind) in enumerate(CATALOGUE.items())]
 
 
 @pytest.mark.parametrize(("fault", "platform"), FAULTS)

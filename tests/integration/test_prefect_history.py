@@ -20,7 +20,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.servers import DIE_WITH_PARENT, free_port
+from tests.servers import DIE_WITH_PARENT, asked, free_port
 
 VACUUM = {
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
@@ -71,7 +71,7 @@ def until(happens: Any, seconds: float) -> None:
 
 
 def post(client: httpx.Client, path: str, body: Any) -> Any:
-    answer = client.post(path, json=body).raise_for_status()
+    answer = asked(client, "POST", path, json=body)
     return answer.json() if answer.content else None
 
 
@@ -126,4 +126,4 @@ def test_old_runs_with_their_logs_and_artifacts_and_old_events_are_deleted_and_y
     assert "aae.young" in rows("SELECT event FROM events")
     until(lambda: "aae.old" not in rows("SELECT resource_id FROM event_resources"), 90)
     assert client.get(f"/flow_runs/{runs['old']}").status_code == 404
-    assert client.get(f"/flow_runs/{runs['young']}").json()["state_type"] == "COMPLETED"
+    assert asked(client, "GET", f"/flow_runs/{runs['young']}").json()["state_type"] == "COMPLETED"

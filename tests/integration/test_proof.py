@@ -37,7 +37,7 @@ proven = settings(
 )
 
 TOKEN_ENDPOINT = frozenset({"google_invalid_grant", "google_rotates"})
-WAITED_FOR_REALLY = frozenset({"hang", "slow"})
+WAITED_FOR_REALLY = frozenset({"hang", "drip", "slow"})
 VALUES = {"meta_throttled": 7, "meta_management_throttled": 7, "meta_reduce_data": 2, "clock_change": 23}
 
 

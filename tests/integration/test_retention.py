@@ -38,6 +38,7 @@ from aae.storage.entities import ensure
 from aae.storage.schema import (
     ad_metrics_daily,
     ad_metrics_hourly,
+    api_calls,
     attempt_beats,
     daily_summary,
     incident_events,
@@ -511,6 +512,14 @@ def test_fetches_stay_as_long_as_planning_or_the_last_of_each_kind_needs_them(
     assert gone not in kept_ids(engine, fetches_table)
 
 
+def test_calls_go_with_the_fetches_of_their_time(engine: Engine, account: Account, tmp_path: Path) -> None:
+    for at in (LONG_AGO, NOW - timedelta(days=80), NOW):
+        with engine.begin() as connection:
+            fetches.record_calls(connection, account.id, {"metrics": 2, "totals": 1}, at=at, run_id="run")
+    assert prune(engine, tmp_path).removed["api_calls"] == 2
+    assert count(engine, api_calls) == 4
+
+
 def test_an_account_with_a_year_of_history_keeps_the_record_of_having_fetched_it(
     engine: Engine, account: Account, tmp_path: Path
 ) -> None:
@@ -583,7 +592,8 @@ def test_what_says_whether_an_owner_was_told_stays(engine: Engine, account: Acco
     with reading(engine) as connection:
         kept = list(connection.execute(select(token_refreshes.c.outcome, token_refreshes.c.token_version)))
         assert sorted(map(tuple, kept)) == [("permanent_failure", 2), ("refreshed", 1), ("still_valid", 9)]
-        assert accounts.last_failed_version(connection, account.id) == 2
+        assert (loss := accounts.last_loss(connection, account.id)) is not None
+        assert loss.token_version == 2
 
 
 def open_incident(connection: Connection, user_id: int, fingerprint: str, at: datetime) -> int:

@@ -188,12 +188,14 @@ def test_a_dead_account_is_worth_checking_again_once_its_token_was_replaced(
         )
         accounts.set_status(connection, account_id, AccountStatus.REVOKED, "dead", now=now)
         assert checked() == []
-        assert accounts.last_failed_version(connection, account_id) == version
+        loss = accounts.last_loss(connection, account_id)
+        assert loss is not None
+        assert (loss.outcome, loss.token_version) == ("permanent_failure", version)
         fresh = Token(SecretStr("fresh"))
         assert accounts.replace_token(connection, vault, account_id, fresh, expected_version=version, now=now)
         assert checked() == [account_id]
         accounts.log_refresh(connection, account_id=account_id, at=now, outcome="recovered", token_version=version + 1)
-        assert accounts.last_failed_version(connection, account_id) is None
+        assert accounts.last_loss(connection, account_id) is None
         accounts.set_status(connection, account_id, AccountStatus.PAUSED, None, now=now)
         assert checked() == []
 

@@ -17,8 +17,11 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, func, insert, inspect, select, text
 
 from aae.errors import UserError
+from aae.model import Granularity, Slice
+from aae.storage import accounts, fetches
 from aae.storage import engine as database
-from aae.storage.schema import metadata, users
+from aae.storage.bulk import new_id
+from aae.storage.schema import ad_accounts, api_calls, metadata, users
 
 INSERT_USER = """
 import sys
@@ -86,6 +89,36 @@ def test_upgrading_happens_once_and_can_be_undone(
         command.downgrade(config, "base")
     assert set(inspect(fresh).get_table_names()) == {"alembic_version"}
     fresh.dispose()
+
+
+def test_calls_that_were_counted_by_fetch_are_counted_by_account_after_an_upgrade(
+    engine: Engine, tmp_path: Path, request: pytest.FixtureRequest, now: datetime
+) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    if engine.dialect.name != "sqlite":
+        url = request.getfixturevalue("mysql_url")
+    old = database.connect(url)
+    database.upgrade(old)
+    with old.begin() as connection:
+        config = database._alembic()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0004")
+        user = accounts.add_user(connection, email="a@example.com", name="A", now=now)
+        values = {"user_id": user, "platform": "meta", "external_id": "1", "name": "Shop", "currency": "EUR"}
+        more = {"timezone": "UTC", "status": "active", "created_at": now, "updated_at": now}
+        account = new_id(connection.execute(insert(ad_accounts).values(**values, **more)))
+        piece = Slice(account, Granularity.DAILY, now.date(), now.date())
+        fetch = fetches.record(
+            connection, account_id=account, piece=piece, started_at=now, finished_at=now, outcome="stored", run_id="run"
+        )
+        counted = text("INSERT INTO api_calls (fetch_id, purpose, calls) VALUES (:fetch, :purpose, :calls)")
+        connection.execute(counted, {"fetch": fetch, "purpose": "metrics", "calls": 5})
+    assert database.upgrade(old) == ["0005"]
+    with database.reading(old) as connection:
+        assert [tuple(row) for row in connection.execute(select(api_calls))] == [
+            (1, account, now, "metrics", 5, "run", None)
+        ]
+    old.dispose()
 
 
 def test_a_database_newer_than_the_program_is_refused(engine: Engine) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,7 @@ from sqlalchemy import BigInteger, Column, Connection, Date, DateTime, Engine, T
 from sqlalchemy.exc import ProgrammingError
 
 from aae.storage import loading
-from aae.storage.loading import load, refill, temporary
+from aae.storage.loading import load, refill, temporary, unload
 from aae.storage.schema import Micros
 from aae.storage.transact import transact
 from tests.servers import connected
@@ -104,6 +105,53 @@ def test_by_file_and_by_insert_is_the_same(plain: Engine, rows: list[tuple[Any, 
             refill(connection, stage, frame(rows))
             found.append(stored(connection))
     assert found[0] == found[1]
+
+
+NUMBERS = {"moment": "datetime64[s]", "day": "datetime64[s]", "whole": "int64", "maybe": "Int64"}
+
+
+@pytest.mark.mysql
+@given(rows=ROWS, longest=st.sampled_from([4, 40, 10**6]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+def test_lines_that_come_together_are_the_same_as_one_by_one_also_where_they_do_not_fit(
+    plain: Engine, rows: list[tuple[Any, ...]], longest: int
+) -> None:
+    """A server that may only tell the beginning of a block says so nowhere: no number may be half of one."""
+    query = select(*(stage.c[name] for name in NUMBERS))
+    with plain.connect() as connection:
+        refill(connection, stage, frame(rows))
+        connection.exec_driver_sql(f"SET SESSION group_concat_max_len = {longest}")
+        together = unload(connection, query, NUMBERS, together=[stage.c.day])
+        one_by_one = unload(connection, query.order_by(stage.c.day), NUMBERS)
+        connection.invalidate()
+    both = [each.sort_values(list(NUMBERS), ignore_index=True) for each in (together, one_by_one)]
+    pd.testing.assert_frame_equal(*both)
+    expected = frame(rows)[list(NUMBERS)].sort_values(list(NUMBERS), ignore_index=True)
+    pd.testing.assert_frame_equal(both[0], expected, check_dtype=True)
+
+
+@pytest.mark.mysql
+def test_many_lines_really_come_together(plain: Engine) -> None:
+    told: list[int] = []
+    with plain.begin() as connection:
+        refill(connection, stage, frame([ROW] * 5000))
+        real = connection.execute
+
+        def counted(*given: Any) -> Any:
+            result = real(*given).all()
+            told.append(len(result))
+            return SimpleNamespace(all=lambda: result)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(connection, "execute", counted)
+            read = unload(
+                connection,
+                select(stage.c.day, stage.c.whole),
+                {name: NUMBERS[name] for name in ("day", "whole")},
+                together=[stage.c.day],
+            )
+    assert len(read) == 5000
+    assert told == [1]
 
 
 @pytest.mark.mysql

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -26,6 +27,7 @@ from aae.frames import DAILY, ENTITIES, HOURLY
 from aae.model import ENTITY_COLUMNS, METRIC_COLUMNS, Account, Granularity, Level, Platform, Slice, Totals
 from aae.storage import accounts, fetches, metrics
 from aae.storage.engine import reading
+from aae.storage.entities import retire
 from aae.storage.schema import ad_metrics_daily, ad_metrics_hourly, entities, metric_revisions, users
 from aae.vault import Vault
 
@@ -306,6 +308,22 @@ def test_only_the_days_that_changed_are_read_again_and_everything_once_a_day(eng
     assert moved.daily["clicks"].tolist() == [9]
 
 
+def test_hours_are_in_the_order_of_time_also_where_the_account_has_moved_to_another_zone(
+    engine: Engine, account: Account
+) -> None:
+    """In the far west the 28th begins after the 29th has begun in the far east."""
+    with forgotten(engine) as connection:
+        for zone, day in (("Pacific/Pago_Pago", FIRST), ("Pacific/Kiritimati", FIRST + timedelta(days=1))):
+            moved = replace(account, timezone=zone)
+            content: Content = {("ad", ad, day, hour): (1, 1, 1, 1, 1) for ad in "21" for hour in range(24)}
+            store(connection, moved, Slice(account.id, Granularity.HOURLY, day, day), content)
+        hourly = metrics.read_frames(connection, account.id, daily_since=FIRST, hourly_since=FIRST).hourly
+    keys = list(zip(*(hourly[name] for name in ("utc_start", "local_date", "local_hour", "entity_id")), strict=True))
+    assert keys == sorted(keys)
+    assert hourly["local_date"].iloc[0].date() == FIRST + timedelta(days=1)
+    assert len(keys) == 96
+
+
 def sum_up(content: Content) -> Totals:
     columns = list(zip(*content.values(), strict=True)) or [()] * 5
     known = [[value for value in column if value is not None] for column in columns]
@@ -504,6 +522,27 @@ def test_when_an_entity_was_last_seen_is_kept_to_the_day(engine: Engine, account
         rows = known(connection)
     assert (rows["campaign", "c"].first_seen_at, rows["campaign", "c"].last_seen_at) == (now, later)
     assert rows["ad", "a"].last_seen_at == now
+
+
+def test_what_no_listing_names_for_two_days_is_called_deleted_until_one_names_it_again(
+    engine: Engine, account: Account, now: datetime
+) -> None:
+    archived, pending = ("ad", "b", "s", "Old", "archived", None, None), ("ad", "p", "s", "New", "other", None, None)
+    with engine.begin() as connection:
+        metrics.upsert_entities(connection, account.id, listing(*HIERARCHY, archived, pending), now=now)
+        before = known(connection)
+        for hours, wanted in ((24, 0), (48, 0), (54, 2), (60, 0)):
+            at = now + timedelta(hours=hours)
+            metrics.upsert_entities(connection, account.id, listing(HIERARCHY[0]), now=at)
+            assert retire(connection, account.id, now=at) == wanted, hours
+        after = known(connection)
+        assert [after[key].status for key in before] == ["active", "deleted", "deleted", "archived", "other"]
+        metrics.upsert_entities(connection, account.id, listing(*HIERARCHY), now=at)
+        assert retire(connection, account.id, now=at) == 0
+        again = known(connection)
+    for key, row in before.items():
+        same = {name: value for name, value in row._mapping.items() if name != "last_seen_at"}
+        assert {name: again[key]._mapping[name] for name in same} == same
 
 
 def test_hostile_and_endless_names_are_stored_or_cut(engine: Engine, account: Account, now: datetime) -> None:

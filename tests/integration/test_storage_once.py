@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import IntegrityError
 
 from aae.model import Granularity, Platform, Slice, Totals
 from aae.storage import accounts, fetches, incidents, notifications, reports
 from aae.storage.engine import reading
 from aae.storage.notifications import NotificationRow
+from aae.storage.schema import api_calls
 from aae.vault import Vault
 
 DAY = date(2026, 11, 21)
@@ -347,9 +348,9 @@ def test_the_fetch_log_knows_what_is_covered_and_what_it_cost(engine: Engine, ac
                 **more,
             )
 
-        record(piece(daily, 1, 3), "stored", api_calls=4)
-        record(piece(daily, 3, 5), "stored", api_calls=3)
-        record(piece(daily, 8, 9), "failed", api_calls=2, detail="x" * 900, error_code="100/33")
+        record(piece(daily, 1, 3), "stored", calls_by={"metrics": 3, "totals": 1})
+        record(piece(daily, 3, 5), "stored")
+        record(piece(daily, 8, 9), "failed", calls_by={"metrics": 2}, detail="x" * 900, error_code="100/33")
         record(
             piece(hourly, 1, 1),
             "stored",
@@ -364,8 +365,12 @@ def test_the_fetch_log_knows_what_is_covered_and_what_it_cost(engine: Engine, ac
         ]
         assert fetches.stored_windows(connection, account_id, hourly, date(2026, 11, 2)) == []
         latest = fetches.latest(connection, account_id)
-        assert fetches.calls_by_platform(connection, "run") == {Platform.META: 9}
-        assert fetches.calls_by_platform(connection, "other") == {}
+        columns = (api_calls.c.account_id, api_calls.c.at, api_calls.c.purpose, api_calls.c.calls, api_calls.c.run_id)
+        assert sorted(map(tuple, connection.execute(select(*columns)))) == [
+            (account_id, now, purpose, calls, "run")
+            for purpose, calls in (("metrics", 2), ("metrics", 3), ("totals", 1))
+        ]
+    assert (latest[daily].outcome, latest[daily].api_calls) == ("failed", 2)
     assert (latest[daily].outcome, latest[daily].since, latest[daily].error_code) == (
         "failed",
         date(2026, 11, 8),
@@ -373,3 +378,18 @@ def test_the_fetch_log_knows_what_is_covered_and_what_it_cost(engine: Engine, ac
     )
     row = latest[hourly]
     assert (row.spend, row.platform_spend, row.impressions, row.drift) == (52_310_000, 52_320_000, 10, 999.0)
+
+
+def test_calls_without_a_fetch_are_logged_once_however_often_the_transaction_is_made(
+    engine: Engine, account_id: int, now: datetime
+) -> None:
+    one, other = fetches.new_batch(), fetches.new_batch()
+    for batch in (one, other, one, one):
+        with engine.begin() as connection:
+            calls = {"auth": 2, "listing": 1}
+            fetches.record_calls(connection, account_id, calls, at=now, run_id=None, batch=batch)
+    with reading(engine) as connection:
+        logged = connection.execute(select(api_calls.c.batch, api_calls.c.purpose, api_calls.c.calls))
+        assert sorted(map(tuple, logged)) == sorted(
+            (batch, purpose, calls) for batch in (one, other) for purpose, calls in (("auth", 2), ("listing", 1))
+        )

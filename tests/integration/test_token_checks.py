@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +38,7 @@ from aae.sandbox import World
 from aae.settings import Settings
 from aae.storage import accounts, notifications, token_checks
 from aae.storage.engine import reading
-from aae.storage.schema import ad_accounts, token_refreshes
+from aae.storage.schema import ad_accounts, api_calls, token_refreshes
 from aae.storage.token_checks import Busy, Check
 from aae.vault import Vault
 from tests.integration.bench import Bench, bench
@@ -164,6 +164,36 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
+
+
+CHECKS = [
+    (Platform.META, None, "refreshed"),
+    (Platform.TIKTOK, None, "still_valid"),
+    (Platform.META, "meta_token_revoked", "permanent_failure"),
+    (Platform.GOOGLE, "google_invalid_grant", "permanent_failure"),
+    (Platform.TIKTOK, "http_500", "transient_failure"),
+]
+
+
+@pytest.mark.parametrize(("platform", "fault", "found"), CHECKS)
+def test_the_calls_of_a_check_are_on_record_whatever_it_finds(
+    product: Bench, platform: Platform, fault: str | None, found: str
+) -> None:
+    account = product.accounts(platforms=[platform])[0]
+    if fault is not None:
+        product.order("faults", name=fault, purpose="auth")
+    with pytest.raises(Retry) if found == "transient_failure" else nullcontext():
+        result = check(product, account)
+        assert result.calls == calls_on_record(product)[0][2]
+    assert log(product, account) == [found]
+    seen = sum(call["count"] for call in product.control("calls"))
+    assert calls_on_record(product) == [(account.id, "auth", seen, "check")]
+
+
+def calls_on_record(product: Bench) -> list[tuple[Any, ...]]:
+    columns = (api_calls.c.account_id, api_calls.c.purpose, api_calls.c.calls, api_calls.c.run_id)
+    with reading(product.engine) as connection:
+        return [tuple(row) for row in connection.execute(select(*columns))]
 
 
 # -- one at a time -------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from aae import cli
 from aae.cli import common
+from aae.operate.prefect_api import PrefectApi
 from aae.settings import load
 
 ACCOUNTS = [
@@ -452,3 +453,30 @@ def test_a_deploy_needs_redis_and_asks_the_server_for_nothing_without(
     said = capsys.readouterr().err
     assert complaint in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("shares", ["1", "4"])
+def test_a_deploy_of_shares_says_that_a_database_of_one_machine_is_not_for_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shares: str
+) -> None:
+    from deployments import apply
+
+    def empty(request: httpx.Request) -> httpx.Response:
+        path = request.url.path.removeprefix("/api/")
+        return httpx.Response(200, json=[]) if path.endswith("filter") else httpx.Response(404)
+
+    api = PrefectApi("http://prefect/api", transport=httpx.MockTransport(empty))
+    monkeypatch.setattr(apply, "open_api", lambda _: api)
+    monkeypatch.setattr(apply, "dial", lambda *_: "")
+    monkeypatch.setattr(apply, "server_settings_missing", lambda _: [])
+    monkeypatch.setattr(sys, "argv", ["aae deploy", "--dry-run", "--json"])
+    monkeypatch.setenv("AAE_REDIS_URL", "redis://127.0.0.1/0")
+    monkeypatch.setenv("AAE_FETCH__SHARES", shares)
+    load.cache_clear()
+    apply.main()
+    about = [one for one in json.loads(capsys.readouterr().out)["remarks"] if "SQLite" in one]
+    said = (
+        "AAE_FETCH__SHARES=4 is for several machines, and the database is SQLite, a file that only one machine can "
+        "write: set AAE_DATABASE_URL to MySQL or MariaDB (docs/sizing.md)."
+    )
+    assert about == ([said] if shares == "4" else [])

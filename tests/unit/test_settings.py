@@ -65,6 +65,12 @@ def complaint(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
         ("AAE_ALERTS__WEBHOOK_URL", "https:///s3cret", "must be an http://"),
         ("AAE_FETCH__RUNNER", "celery", "'local' or 'dask'"),
         ("AAE_FETCH", '{"cluster": "tcp://host:8786"}', "set AAE_FETCH__RUNNER=dask"),
+        ("AAE_META__ATTRIBUTION_WINDOWS", '["7d_click", "7d_view"]', "'28d_click'"),
+        ("AAE_META__ATTRIBUTION_WINDOWS", "[]", "at least 1 item"),
+        ("AAE_FETCH__CLUSTER", "scheduler:8786", "must begin with tls:// or tcp://"),
+        ("AAE_FETCH__CLUSTER", "tls://scheduler", "must name host and port, like tls://scheduler:8786"),
+        ("AAE_FETCH__CLUSTER", "tls://me:s3cret@scheduler:8786", "must name host and port"),
+        ("AAE_FETCH__CLUSTER", "tls://scheduler:s3cret", "port"),
         ("AAE_ALERTS__SILENT_SECONDS", "9", "greater than or equal to 10"),
     ],
 )

@@ -68,6 +68,46 @@ def test_runs_do_different_work_only_as_different_shares_of_one_division() -> No
     assert not any(shares.are_apart(one, other) for one, other in same)
 
 
+@pytest.mark.parametrize(
+    ("share", "there", "left"),
+    [
+        (None, [], [None]),
+        ("2/3", [], ["2/3"]),
+        ("2/3", ["1/3", "3/3"], ["2/3"]),
+        ("2/3", ["1/3", "2/3"], []),
+        ("2/3", [None], []),
+        ("2/3", ["1/3", None], []),
+        # The number was changed in the middle of the round.
+        (None, ["1/2"], ["2/2"]),
+        (None, ["1/2", "2/2"], []),
+        ("1/2", ["1/4", "3/4"], ["2/4", "4/4"]),
+        ("2/2", ["1/4", "3/4"], ["2/4", "4/4"]),
+        ("2/2", ["1/3", "2/3", "3/3"], []),
+        ("2/2", ["1/2", "3/4"], ["2/2"]),
+        ("2/5", ["1/4", "1/2"], ["2/2"]),
+    ],
+)
+def test_of_a_round_what_is_not_there_is_missing_in_the_division_it_was_begun_in(
+    share: str | None, there: list[str | None], left: list[str | None]
+) -> None:
+    assert shares.missing(share, there) == left
+
+
+@given(data=st.data(), before=st.integers(1, 8), after=st.integers(1, 8))
+def test_what_is_missing_leaves_nobody_out_whatever_the_number_was_changed_to(
+    data: st.DataObject, before: int, after: int
+) -> None:
+    def names(number: int) -> list[str | None]:
+        return [None] if number == 1 else [f"{place}/{number}" for place in range(1, number + 1)]
+
+    there = data.draw(st.sets(st.sampled_from(names(before))))
+    done = there.union(*(shares.missing(share, there) for share in names(after)))
+    accounts = [account(place, place) for place in range(50)]
+    assert set(accounts) == {
+        one for share in done for one in (accounts if share is None else shares.take(accounts, share))
+    }
+
+
 @given(st.sampled_from(["six-hourly", "daily-2-of", "x-1-of-100"]), st.integers(2, shares.MOST))
 def test_the_schedule_that_was_dealt_out_is_known_by_its_shares(slug: str, number: int) -> None:
     assert (

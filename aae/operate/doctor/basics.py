@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from aae.addresses import is_internal
@@ -50,7 +50,7 @@ def examine(
         if not tables.ok and "update the program" in tables.detail:
             tables = Check("tables", False, tables.detail, "git pull && make .venv/.runtime, then restart the workers")
         usable = tables.ok
-        found = [Check("database", True, engine.dialect.name), tables]
+        found = [on_one_machine(settings) or Check("database", True, engine.dialect.name), tables]
     except (AaeError, SQLAlchemyError, OSError) as error:
         found = [failed("database", error, "start the database, or correct AAE_DATABASE_URL")]
 
@@ -69,6 +69,16 @@ def examine(
     if engine is not None and not usable:
         engine.dispose()
     return (engine if usable else None), checks()
+
+
+def on_one_machine(settings: Settings) -> Check | None:
+    """The finding that a fetch is to go beyond this machine while the database cannot; None where that fits."""
+    shares, cluster = settings.fetch.shares, settings.fetch.cluster
+    if make_url(settings.resolved_database_url).get_backend_name() != "sqlite" or not (cluster or shares > 1):
+        return None
+    asked = f"AAE_FETCH__CLUSTER={cluster}" if cluster else f"AAE_FETCH__SHARES={shares}"
+    told = f"{asked} is for several machines, and the database is SQLite, a file that only one machine can write."
+    return Check("database", False, told, "set AAE_DATABASE_URL to MySQL or MariaDB (docs/sizing.md)")
 
 
 def _links(settings: Settings) -> Check:

@@ -89,7 +89,7 @@ ROWS_STORED = _metric(
 API_CALLS = _metric(
     "tables",
     "api_calls_24h",
-    "Calls of the platforms' APIs made by fetches in 24 h, by what they were for.",
+    "Calls of the platforms' APIs made for accounts in 24 h, by what they were for.",
     "platform",
     "purpose",
 )

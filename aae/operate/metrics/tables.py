@@ -56,7 +56,16 @@ PURPOSES: Final = ("listing", "metrics", "totals", "poll", "auth")
 INCIDENT_METRICS: Final = ("cpa", "roas", "cvr", "tracking", "ctr", "cpc", "cpm", "spend", "delivery")
 _PLATFORMS: Final = tuple(Platform)
 _OUTCOMES: Final = ("stored", "throttled", "failed", "reauthorize", "skipped")
-_REFRESHES: Final = ("refreshed", "still_valid", "permanent_failure", "transient_failure", "recovered", "lost_race")
+_REFRESHES: Final = (
+    "refreshed",
+    "still_valid",
+    "permanent_failure",
+    "transient_failure",
+    "access_doubted",
+    "access_refused",
+    "recovered",
+    "lost_race",
+)
 _MAIL: Final = ("pending", "sending", "sent", "not_wanted", "failed")
 _WAITING: Final = ("pending", "sending")
 _ENDS: Final = ("running", *get_args(attempt_log.Outcome))
@@ -178,9 +187,8 @@ def _calls(connection: Connection, now: datetime) -> Iterator[Sample]:
     tally = Tally(catalogue.API_CALLS, _PLATFORMS, PURPOSES)
     query = (
         select(ad_accounts.c.platform, api_calls.c.purpose, func.sum(api_calls.c.calls))
-        .join_from(api_calls, fetches)
-        .join(ad_accounts, fetches.c.account_id == ad_accounts.c.id)
-        .where(_lately(connection, fetches, fetches.c.finished_at, now))
+        .join_from(api_calls, ad_accounts)
+        .where(_lately(connection, api_calls, api_calls.c.at, now))
         .group_by(ad_accounts.c.platform, api_calls.c.purpose)
     )
     for platform, purpose, calls in connection.execute(query):

@@ -11,6 +11,7 @@ from aae.model import Account, Level, Token
 from aae.platforms.base import RemoteAccount
 from aae.platforms.columns import EntityColumns
 from aae.platforms.google.wire import Ads, read
+from aae.platforms.shapes import Fields
 from aae.platforms.transport import Caller, Purpose
 
 _CLIENTS: Final = (
@@ -66,19 +67,19 @@ async def list_entities(ads: Ads, account: Account, token: Token) -> pd.DataFram
     A budget shared by several campaigns belongs to none of them and is missing.
     """
     found, caller = EntityColumns(), Caller.of(account, token)
-    for rows in await ads.search(_CAMPAIGNS, caller, Purpose.LISTING):
+    for rows in await ads.search(_CAMPAIGNS, caller, Purpose.LISTING, row=Fields):
         for row in rows:
             campaign = part(row, "campaign")
             _add(found, Level.CAMPAIGN, campaign, campaign.get("status"), None)
             found.daily_budget_micros.append(_budget(row.get("campaignBudget")))
             found.channel.append(_channel(campaign))
-    for rows in await ads.search(_AD_GROUPS, caller, Purpose.LISTING):
+    for rows in await ads.search(_AD_GROUPS, caller, Purpose.LISTING, row=Fields):
         for row in rows:
             group = part(row, "adGroup")
             _add(found, Level.AD_SET, group, group.get("status"), part(row, "campaign"))
             found.daily_budget_micros.append(None)
             found.channel.append(None)
-    for rows in await ads.search(_ADS, caller, Purpose.LISTING):
+    for rows in await ads.search(_ADS, caller, Purpose.LISTING, row=Fields):
         for row in rows:
             ad = part(row, "adGroupAd")
             _add(found, Level.AD, part(ad, "ad"), ad.get("status"), part(row, "adGroup"))
@@ -118,7 +119,7 @@ def _channel(campaign: dict[str, Any]) -> str | None:
 
 
 async def _clients(ads: Ads, caller: Caller) -> list[dict[str, Any]]:
-    found = await ads.search(_CLIENTS, caller, Purpose.LISTING, fresh=True)
+    found = await ads.search(_CLIENTS, caller, Purpose.LISTING, row=Fields, fresh=True)
     return [part(row, "customerClient") for rows in found for row in rows]
 
 

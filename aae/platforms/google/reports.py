@@ -4,6 +4,9 @@ Performance Max campaigns have no ads, so their rows come from the campaign itse
 their ads. The two queries exclude each other by channel type, so nothing is counted twice.
 
 ``conversions`` are dated to the click, and fractions are normal (data-driven attribution).
+
+Google has no word for too much data. A stream may be cut in the middle or not be there in time; what stays so is asked
+for by ever fewer days.
 """
 
 from __future__ import annotations
@@ -12,15 +15,17 @@ from collections.abc import AsyncIterator
 from datetime import date
 from typing import Any, Final
 
+import msgspec
 import pandas as pd
 import pyarrow as pa
 
-from aae.errors import Reduce
+from aae.errors import Reduce, Retry
 from aae.model import Account, Level, Slice, Token, Totals
 from aae.platforms.columns import hourly, metrics_frames, metrics_page
 from aae.platforms.google.wire import Ads, read
 from aae.platforms.reading import Integers
-from aae.platforms.transport import Caller, Purpose
+from aae.platforms.shapes import Shape
+from aae.platforms.transport import TIMED_OUT, Caller, Purpose
 
 _METRICS: Final = (
     "metrics.impressions, metrics.clicks, metrics.cost_micros, metrics.conversions, metrics.conversions_value"
@@ -38,7 +43,43 @@ _QUERIES: Final = (
     ),
 )
 
-Rows = list[dict[str, Any]]
+_MAYBE_TOO_MUCH: Final = frozenset({"connection", "not-json", TIMED_OUT, "DEADLINE_EXCEEDED"})
+
+
+class _Entity(Shape):
+    id: Any = None
+
+
+class _AdGroupAd(Shape):
+    ad: _Entity = msgspec.field(default_factory=_Entity)
+
+
+class _Segments(Shape):
+    date: Any = None
+    hour: Any = 0
+
+
+class _Metrics(Shape, rename="camel"):
+    """In proto3's JSON what is zero may be absent."""
+
+    impressions: Any = "0"
+    clicks: Any = "0"
+    cost_micros: Any = "0"
+    conversions: Any = 0
+    conversions_value: Any = 0
+
+
+class _Row(Shape, rename="camel"):
+    """What was not asked for is absent."""
+
+    segments: _Segments = msgspec.field(default_factory=_Segments)
+    campaign: _Entity = msgspec.field(default_factory=_Entity)
+    ad_group: _Entity = msgspec.field(default_factory=_Entity)
+    ad_group_ad: _AdGroupAd = msgspec.field(default_factory=_AdGroupAd)
+    metrics: _Metrics = msgspec.field(default_factory=_Metrics)
+
+
+Rows = list[_Row]
 
 
 async def fetch_metrics(ads: Ads, account: Account, token: Token, piece: Slice) -> AsyncIterator[pd.DataFrame]:
@@ -49,11 +90,11 @@ async def fetch_metrics(ads: Ads, account: Account, token: Token, piece: Slice) 
 
 async def fetch_totals(ads: Ads, account: Account, token: Token, piece: Slice) -> Totals:
     """The customer's own sums over the slice."""
-    query = f"SELECT {_METRICS} FROM customer WHERE {_between(piece.days)}"
-    found = [row for rows in await ads.search(query, Caller.of(account, token), Purpose.TOTALS) for row in rows]
+    query, caller = f"SELECT {_METRICS} FROM customer WHERE {_between(piece.days)}", Caller.of(account, token)
+    found = [row for rows in await ads.search(query, caller, Purpose.TOTALS, row=_Row) for row in rows]
     if len(found) > 1:
         raise read.bug("more than one row of account totals")
-    return Totals(**{name: int(values[0]) for name, values in _measures(found or [{}]).items()})
+    return Totals(**{name: int(values[0]) for name, values in _measures(found or [_Row()]).items()})
 
 
 async def _pages(ads: Ads, caller: Caller, piece: Slice) -> AsyncIterator[pa.RecordBatch]:
@@ -64,11 +105,12 @@ async def _pages(ads: Ads, caller: Caller, piece: Slice) -> AsyncIterator[pa.Rec
 
 
 async def _batches(ads: Ads, caller: Caller, query: str, days: list[date]) -> AsyncIterator[Rows]:
-    """Raw rows over ``days``, which are halved as long as the answer is too large."""
+    """Raw rows over ``days``, which are halved as long as the answer is too large, or does not arrive whole."""
     try:
-        batches = await ads.search(f"{query} {_between(days)}", caller, Purpose.METRICS)
-    except Reduce:
-        if len(days) == 1:
+        batches = await ads.search(f"{query} {_between(days)}", caller, Purpose.METRICS, row=_Row)
+    except Retry as trouble:
+        too_much = isinstance(trouble, Reduce) or trouble.code in _MAYBE_TOO_MUCH
+        if len(days) == 1 or not too_much:
             raise
     else:
         for rows in batches:
@@ -85,38 +127,31 @@ def _between(days: list[date]) -> str:
 
 
 def _page(rows: Rows, level: Level, piece: Slice) -> pa.RecordBatch:
-    segments, campaigns = (_parts(rows, name) for name in ("segments", "campaign"))
+    campaigns = read.ids([row.campaign.id for row in rows], "campaign.id")
     columns = {
-        "campaign_external_id": read.ids([campaign.get("id") for campaign in campaigns], "campaign.id"),
-        "local_date": read.days([segment.get("date") for segment in segments], "segments.date", piece.days),
+        "campaign_external_id": campaigns,
+        "local_date": read.days([row.segments.date for row in rows], "segments.date", piece.days),
         **_measures(rows),
     }
     if hourly(piece.granularity):
-        columns["local_hour"] = read.hours([segment.get("hour", 0) for segment in segments], "segments.hour")
+        columns["local_hour"] = read.hours([row.segments.hour for row in rows], "segments.hour")
     if level is Level.CAMPAIGN:
-        return metrics_page(level, len(rows), **columns, external_id=columns["campaign_external_id"])
-    ads, groups = _parts(_parts(rows, "adGroupAd"), "ad"), _parts(rows, "adGroup")
+        return metrics_page(level, len(rows), **columns, external_id=campaigns)
     return metrics_page(
         level,
         len(rows),
         **columns,
-        external_id=read.ids([ad.get("id") for ad in ads], "adGroupAd.ad.id"),
-        ad_set_external_id=read.ids([group.get("id") for group in groups], "adGroup.id"),
+        external_id=read.ids([row.ad_group_ad.ad.id for row in rows], "adGroupAd.ad.id"),
+        ad_set_external_id=read.ids([row.ad_group.id for row in rows], "adGroup.id"),
     )
 
 
-def _parts(rows: Rows, name: str) -> Rows:
-    """One resource of every result row."""
-    return read.objects([row.get(name) for row in rows], name)
-
-
 def _measures(rows: Rows) -> dict[str, Integers]:
-    """Impressions, clicks, spend, conversions and revenue; in proto3's JSON what is zero may be absent."""
-    metrics = read.objects([row.get("metrics", {}) for row in rows], "metrics")
+    """Impressions, clicks, spend, conversions and revenue."""
     return {
-        "impressions": read.counts([each.get("impressions", "0") for each in metrics], "impressions"),
-        "clicks": read.counts([each.get("clicks", "0") for each in metrics], "clicks"),
-        "spend_micros": read.micros_of([each.get("costMicros", "0") for each in metrics], "costMicros"),
-        "conversions_micros": read.roundeds([each.get("conversions", 0) for each in metrics], "conversions"),
-        "revenue_micros": read.roundeds([each.get("conversionsValue", 0) for each in metrics], "conversionsValue"),
+        "impressions": read.counts([row.metrics.impressions for row in rows], "impressions"),
+        "clicks": read.counts([row.metrics.clicks for row in rows], "clicks"),
+        "spend_micros": read.micros_of([row.metrics.cost_micros for row in rows], "costMicros"),
+        "conversions_micros": read.roundeds([row.metrics.conversions for row in rows], "conversions"),
+        "revenue_micros": read.roundeds([row.metrics.conversions_value for row in rows], "conversionsValue"),
     }

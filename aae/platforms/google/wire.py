@@ -12,12 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from aae.errors import AaeError, Bug, Reauthorize, Retry, Skip, Throttled
 from aae.model import Platform
 from aae.platforms.reading import Reader
+from aae.platforms.shapes import Shape
 from aae.platforms.transport import Advice, Answer, Blip, Call, Caller, Purpose, Transport, unjudged
 from aae.settings import GoogleSettings
 
@@ -44,6 +48,16 @@ _OPERATOR: Final = re.compile(r"DEVELOPER_TOKEN_.*|ORGANIZATION_.*|CLOUD_PROJECT
 _DELAY: Final = re.compile(r"(\d{1,9})(?:\.\d{1,9})?s")
 
 
+R = TypeVar("R")
+
+
+class Batch(Shape, Generic[R]):
+    """One part of a stream. Whatever else Google sends beside an ``error``, it is no batch."""
+
+    results: list[R] = msgspec.field(default_factory=list)
+    error: UnsetType = UNSET
+
+
 @dataclass(frozen=True, slots=True)
 class Ads:
     """The Google Ads API: queries, and the list of what a token reaches."""
@@ -52,14 +66,17 @@ class Ads:
     transport: Transport
 
     async def search(
-        self, query: str, caller: Caller, purpose: Purpose, *, fresh: bool = False
-    ) -> Iterator[list[dict[str, Any]]]:
-        """The batches of rows of a query in Google's query language, asked of ``caller.account``; none is empty."""
+        self, query: str, caller: Caller, purpose: Purpose, *, row: type[R], fresh: bool = False
+    ) -> Iterator[list[R]]:
+        """The batches of a query in Google's query language, asked of ``caller.account``; none is empty.
+
+        ``row`` is the shape of their rows.
+        """
         path = f"customers/{quote(caller.account, safe='')}/googleAds:searchStream"
-        call = self._call("POST", path, caller, purpose, body={"query": query}, fresh=fresh)
-        batches = read.records((await self.transport.request(call)).data, "an answer")
-        found = (read.records(batch.get("results", []), "results") for batch in batches)
-        return (rows for rows in found if rows)
+        shape = list[Batch[row]]  # type: ignore[valid-type]
+        call = self._call("POST", path, caller, purpose, body={"query": query}, fresh=fresh, shape=shape)
+        batches: list[Batch[R]] = (await self.transport.request(call)).data
+        return (batch.results for batch in batches if batch.results)
 
     async def reachable(self, caller: Caller, purpose: Purpose) -> list[str]:
         """The ids of the customers that the token reaches directly: accounts, managers, also disabled ones."""
@@ -76,8 +93,8 @@ class Ads:
             purpose=purpose,
             method=method,
             url=f"{self.settings.base_url}/{self.settings.version}/{path}",
-            judge=partial(judge, caller.account),
-            scopes=("google:app", "google:developer", f"google:account:{caller.account}"),
+            judge=partial(judge, caller),
+            scopes=("google:app", "google:developer", f"google:{caller.scope}"),
             headers={"login-customer-id": caller.login.replace("-", "")} if caller.login else {},
             secret_headers={
                 "Authorization": f"Bearer {caller.token.get_secret_value()}",
@@ -87,17 +104,19 @@ class Ads:
         )
 
 
-def judge(account: str, answer: Answer) -> Advice:
-    """What an answer means; ``account`` is the customer id it is about.
+def judge(caller: Caller, answer: Answer) -> Advice:
+    """What an answer to ``caller`` means.
 
     Raises:
         AaeError: by the first error of the failure, or by the HTTP status where there is none.
     """
     failure = _failure(answer.data)
     if failure is not None:
-        raise _meaning(failure, account, answer)
+        raise _meaning(failure, caller, answer)
     if answer.status == 401:
         raise _expired("no reason given", "OAUTH_TOKEN_EXPIRED")
+    if answer.status == 404:  # as of a version that is over
+        raise Bug("Google knows no such address; check AAE_GOOGLE__VERSION and AAE_GOOGLE__BASE_URL.", code="404")
     unjudged(Platform.GOOGLE, answer)
     return {}
 
@@ -110,7 +129,7 @@ def _failure(data: object) -> dict[str, Any] | None:
     return None
 
 
-def _meaning(failure: Mapping[str, Any], account: str, answer: Answer) -> AaeError:
+def _meaning(failure: Mapping[str, Any], caller: Caller, answer: Answer) -> AaeError:
     first = _first_error(failure)
     kind, name = _name(first)
     status = failure.get("status")
@@ -120,7 +139,7 @@ def _meaning(failure: Mapping[str, Any], account: str, answer: Answer) -> AaeErr
     said = f"{answer.quote(first.get('message', failure.get('message')))} ({name})"
 
     if kind == "quotaError" or name == "RESOURCE_EXHAUSTED":
-        return _throttled(first, said, name, account, answer)
+        return _throttled(first, said, name, caller, answer)
     if name in EXPIRED or (kind is None and answer.status == 401):
         return _expired(said, name if name in EXPIRED else "OAUTH_TOKEN_EXPIRED")
     if name in _REAUTHORIZE:
@@ -135,6 +154,8 @@ def _refusal(name: str, said: str) -> AaeError:
         return Skip(f"Google does not give this account: {said}", code=name)
     if _OPERATOR.fullmatch(name):
         return Bug(f"Google does not accept our developer token; check AAE_GOOGLE__DEVELOPER_TOKEN: {said}", code=name)
+    if name == "UNSUPPORTED_VERSION":
+        return Bug(f"Google serves this version no more; set AAE_GOOGLE__VERSION to a later one: {said}", code=name)
     return Bug(f"Google refused the request: {said}", code=name)
 
 
@@ -163,7 +184,7 @@ def _name(error: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return None, None
 
 
-def _throttled(error: Mapping[str, Any], said: str, name: str, account: str, answer: Answer) -> Throttled:
+def _throttled(error: Mapping[str, Any], said: str, name: str, caller: Caller, answer: Answer) -> Throttled:
     """As long as Google says, which may be hours; else from 5 seconds up, doubling each time in a row."""
     details = error.get("details")
     quota = details.get("quotaErrorDetails") if isinstance(details, dict) else None
@@ -171,6 +192,6 @@ def _throttled(error: Mapping[str, Any], said: str, name: str, account: str, ans
     told = quota.get("retryDelay")
     match = _DELAY.fullmatch(told) if isinstance(told, str) else None
     seconds = int(match[1]) + 1 if match else 5 * 2 ** min(answer.throttled_before, 10)
-    scope = "google:developer" if quota.get("rateScope") == "DEVELOPER" else f"google:account:{account}"
+    scope = "google:developer" if quota.get("rateScope") == "DEVELOPER" else f"google:{caller.scope}"
     until = answer.pause(timedelta(seconds=seconds))
     return Throttled(f"Google asks for patience: {said}", until=until, scope=scope, code=name)

@@ -11,6 +11,7 @@ from aae.model import MICROS, Account, Level, Token
 from aae.platforms.base import RemoteAccount
 from aae.platforms.columns import EntityColumns
 from aae.platforms.meta.wire import Graph, read
+from aae.platforms.shapes import Fields
 from aae.platforms.transport import Caller, Purpose
 
 _ACCOUNT_FIELDS: Final = "account_id,name,currency,timezone_name"
@@ -45,7 +46,8 @@ _EDGES: Final = (
 async def accounts(graph: Graph, token: Token) -> list[RemoteAccount]:
     """Every ad account that the token's person can see."""
     found: dict[str, RemoteAccount] = {}
-    async for page in graph.pages("me/adaccounts", {"fields": _ACCOUNT_FIELDS}, Caller(token.access), Purpose.LISTING):
+    fields, caller = {"fields": _ACCOUNT_FIELDS}, Caller(token.access)
+    async for page in graph.pages("me/adaccounts", fields, caller, Purpose.LISTING, row=Fields):
         for row in page:
             account = _remote_account(row)
             found[account.external_id] = account
@@ -64,11 +66,11 @@ async def list_entities(graph: Graph, account: Account, token: Token) -> pd.Data
 
     The status is the effective one: an active ad in a paused campaign is paused.
     """
-    found = EntityColumns()
+    found, caller = EntityColumns(), Caller.of(account, token)
     for level, edge, fields, statuses, parent in _EDGES:
         params = {"fields": fields, "effective_status": json.dumps(statuses)}
         path = f"act_{account.external_id}/{edge}"
-        async for page in graph.pages(path, params, Caller.of(account, token), Purpose.LISTING):
+        async for page in graph.pages(path, params, caller, Purpose.LISTING, row=Fields):
             for row in page:
                 found.level.append(level)
                 found.external_id.append(read.id(row.get("id"), "id"))

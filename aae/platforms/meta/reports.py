@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -35,6 +36,7 @@ from aae.platforms.columns import hourly, metrics_frames, metrics_page
 from aae.platforms.meta.listing import AD_STATUSES
 from aae.platforms.meta.wire import Graph, read
 from aae.platforms.reading import Integers, distinct
+from aae.platforms.shapes import Shape
 from aae.platforms.transport import Caller, Purpose
 
 _PURCHASES: Final = ("omni_purchase", "purchase", "offsite_conversion.fb_pixel_purchase")
@@ -46,7 +48,30 @@ _POLL_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, *[30.0] * 40)
 _RACE_LOOKS: Final = 3
 """A run that was made a moment ago may not be found at once (100/33)."""
 
-Rows = list[dict[str, Any]]
+
+class _Action(Shape):
+    """``value`` is absent where only windows beside the ad set's own setting counted."""
+
+    action_type: Any = None
+    value: Any = "0"
+
+
+class _Row(Shape):
+    """What is zero may be absent, and so is what was not asked for."""
+
+    campaign_id: Any = None
+    adset_id: Any = None
+    ad_id: Any = None
+    date_start: Any = None
+    hour: Any = msgspec.field(name=_HOUR, default=None)
+    impressions: Any = "0"
+    clicks: Any = "0"
+    spend: Any = "0"
+    actions: list[_Action] | None = None
+    action_values: list[_Action] | None = None
+
+
+Rows = list[_Row]
 Way = Callable[[Graph, "_Question", Caller, Purpose], AsyncIterator[Rows]]
 
 
@@ -63,10 +88,10 @@ async def fetch_totals(graph: Graph, account: Account, token: Token, piece: Slic
     question = _Question({**form, "time_increment": "all_days"}, tuple(piece.days), below=())
     caller = Caller.of(account, token)
     found = [row async for rows in _rows(graph, question, caller, Purpose.TOTALS) for row in rows]
-    if len({str(row.get("date_start")) for row in found}) < len(found):
+    if len({str(row.date_start) for row in found}) < len(found):
         raise read.bug("more than one row of account totals")
     # One row, or one of each day where Meta wanted less to do at a time; none means nothing.
-    rows = found or [{}]
+    rows = found or [_Row()]
     columns = {**_delivery(rows), **({} if hourly(piece.granularity) else _purchases(rows))}
     return Totals(**{name: sum(values.tolist()) for name, values in columns.items()})
 
@@ -158,22 +183,25 @@ async def _ids(graph: Graph, question: _Question, level: str, caller: Caller) ->
     name = f"{level}_id"
     form = {"level": level, "fields": name, "time_increment": "all_days", **_windows(graph)}
     found = [row async for rows in _rows(graph, replace(question, form=form, below=()), caller) for row in rows]
-    return tuple(dict.fromkeys(read.id(row.get(name), name) for row in found))
+    return tuple(dict.fromkeys(read.id(getattr(row, name), name) for row in found))
 
 
 async def _at_once(graph: Graph, question: _Question, caller: Caller, purpose: Purpose) -> AsyncIterator[Rows]:
-    async for rows in graph.pages(f"act_{caller.account}/insights", question.params, caller, purpose):
+    async for rows in graph.pages(f"act_{caller.account}/insights", question.params, caller, purpose, row=_Row):
         yield rows
 
 
 async def _by_run(graph: Graph, question: _Question, caller: Caller, purpose: Purpose) -> AsyncIterator[Rows]:
     run = await _run(graph, question.params, caller)
-    async for rows in graph.pages(f"{run}/insights", {}, caller, purpose):
+    async for rows in graph.pages(f"{run}/insights", {}, caller, purpose, row=_Row):
         yield rows
 
 
 async def _run(graph: Graph, params: Mapping[str, str], caller: Caller) -> str:
     """Let Meta compute a report in the background; the id of the finished run.
+
+    A run that had to be left (a long throttle, say) is never come back to: its numbers would be older than the moment
+    for which they are recorded.
 
     Raises:
         Reduce: it failed or was skipped, for which Meta rarely gives a reason; its size is the usual one.
@@ -201,14 +229,14 @@ async def _run(graph: Graph, params: Mapping[str, str], caller: Caller) -> str:
 
 def _page(rows: Rows, piece: Slice) -> pa.RecordBatch:
     columns = {
-        "external_id": read.ids([row.get("ad_id") for row in rows], "ad_id"),
-        "ad_set_external_id": read.ids([row.get("adset_id") for row in rows], "adset_id"),
-        "campaign_external_id": read.ids([row.get("campaign_id") for row in rows], "campaign_id"),
-        "local_date": read.days([row.get("date_start") for row in rows], "date_start", piece.days),
+        "external_id": read.ids([row.ad_id for row in rows], "ad_id"),
+        "ad_set_external_id": read.ids([row.adset_id for row in rows], "adset_id"),
+        "campaign_external_id": read.ids([row.campaign_id for row in rows], "campaign_id"),
+        "local_date": read.days([row.date_start for row in rows], "date_start", piece.days),
         **_delivery(rows),
     }
     if hourly(piece.granularity):
-        codes, hours = distinct([row.get(_HOUR) for row in rows], _hour)
+        codes, hours = distinct([row.hour for row in rows], _hour)
         return metrics_page(Level.AD, len(rows), **columns, local_hour=np.array(hours, np.int8)[codes])
     return metrics_page(Level.AD, len(rows), **columns, **_purchases(rows))
 
@@ -221,9 +249,9 @@ def _hour(value: object) -> int:
 def _delivery(rows: Rows) -> dict[str, Integers]:
     """Impressions, clicks and spend; what is zero may be absent."""
     return {
-        "impressions": read.counts([row.get("impressions", "0") for row in rows], "impressions"),
-        "clicks": read.counts([row.get("clicks", "0") for row in rows], "clicks"),
-        "spend_micros": read.exacts([row.get("spend", "0") for row in rows], "spend"),
+        "impressions": read.counts([row.impressions for row in rows], "impressions"),
+        "clicks": read.counts([row.clicks for row in rows], "clicks"),
+        "spend_micros": read.exacts([row.spend for row in rows], "spend"),
     }
 
 
@@ -236,22 +264,15 @@ def _purchases(rows: Rows) -> dict[str, Integers]:
     }
 
 
-def _purchase(row: Mapping[str, Any]) -> tuple[object, object]:
+def _purchase(row: _Row) -> tuple[object, object]:
     """Count and value of one purchase counter, as sent; no entry means none."""
-    counts, values = _by_type(row, "actions"), _by_type(row, "action_values")
+    counts, values = _by_type(row.actions), _by_type(row.action_values)
     for counter in _PURCHASES:
         if counter in counts or counter in values:
             return counts.get(counter, "0"), values.get(counter, "0")
     return "0", "0"
 
 
-def _by_type(row: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The ``value`` of each action type; absent where only windows beside the ad set's own setting counted."""
-    entries = row.get(what)
-    if entries is None:
-        return {}
-    return {
-        kind: entry.get("value", "0")
-        for entry in read.records(entries, what)
-        if isinstance(kind := entry.get("action_type"), str)
-    }
+def _by_type(entries: list[_Action] | None) -> dict[str, Any]:
+    """The value of each action type."""
+    return {entry.action_type: entry.value for entry in entries or () if isinstance(entry.action_type, str)}

@@ -9,7 +9,8 @@ from __future__ import annotations
 from aae.errors import Bug, Reauthorize
 from aae.model import Account, Token
 from aae.platforms.base import TokenCheck, TokenState
-from aae.platforms.tiktok.wire import Business, read
+from aae.platforms.shapes import Fields
+from aae.platforms.tiktok.wire import Business, Page, read
 from aae.platforms.transport import Caller, Purpose
 
 
@@ -29,12 +30,13 @@ async def advertisers(business: Business, caller: Caller, purpose: Purpose) -> l
     settings = business.settings
     if not settings.app_id or not settings.secret.get_secret_value():
         raise Bug("TikTok tokens cannot be probed before AAE_TIKTOK__APP_ID and AAE_TIKTOK__SECRET are set.")
-    data = await business.get(
+    page = await business.get(
         "oauth2/advertiser/get",
         {"app_id": settings.app_id},
         caller,
         purpose,
+        shape=Page[Fields],
         fresh=True,
         secret_params={"secret": settings.secret.get_secret_value()},
     )
-    return [read.id(row.get("advertiser_id"), "advertiser_id") for row in read.records(data.get("list"), "list")]
+    return [read.id(row.get("advertiser_id"), "advertiser_id") for row in page.rows]

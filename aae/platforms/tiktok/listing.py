@@ -10,8 +10,9 @@ from aae.errors import Skip
 from aae.model import Account, Level, Token
 from aae.platforms.base import RemoteAccount
 from aae.platforms.columns import EntityColumns
+from aae.platforms.shapes import Fields
 from aae.platforms.tiktok.auth import advertisers
-from aae.platforms.tiktok.wire import Business, groups, read
+from aae.platforms.tiktok.wire import Business, Page, groups, read
 from aae.platforms.transport import Caller, Purpose
 
 _INFO_FIELDS: Final = ("advertiser_id", "name", "currency", "timezone", "display_timezone")
@@ -52,10 +53,10 @@ async def describe(business: Business, external_id: str, token: Token) -> Remote
 
 async def list_entities(business: Business, account: Account, token: Token) -> pd.DataFrame:
     """Campaigns, ad groups and ads in the columns of ``ENTITY_COLUMNS``, deleted ones too."""
-    found = EntityColumns()
+    found, caller = EntityColumns(), Caller.of(account, token)
     for level, kind, parent in _LEVELS:
         params = {"advertiser_id": account.external_id, "filtering": _EVERYTHING}
-        async for page in business.pages(f"{kind}/get", params, Caller.of(account, token), Purpose.LISTING):
+        async for page in business.pages(f"{kind}/get", params, caller, Purpose.LISTING, row=Fields):
             for row in page:
                 found.level.append(level)
                 found.external_id.append(read.id(row.get(f"{kind}_id"), f"{kind}_id"))
@@ -69,8 +70,8 @@ async def list_entities(business: Business, account: Account, token: Token) -> p
 
 async def _info(business: Business, ids: list[str], caller: Caller) -> list[RemoteAccount]:
     params = {"advertiser_ids": ids, "fields": _INFO_FIELDS}
-    data = await business.get("advertiser/info", params, caller, Purpose.LISTING, fresh=True)
-    return [_remote_account(row) for row in read.records(data.get("list"), "list")]
+    page = await business.get("advertiser/info", params, caller, Purpose.LISTING, shape=Page[Fields], fresh=True)
+    return [_remote_account(row) for row in page.rows]
 
 
 def _remote_account(row: dict[str, Any]) -> RemoteAccount:

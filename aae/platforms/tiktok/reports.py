@@ -21,6 +21,7 @@ from aae.errors import Reduce, Retry
 from aae.model import Account, Granularity, Level, Slice, Token, Totals
 from aae.platforms.columns import hourly, metrics_frames, metrics_page
 from aae.platforms.reading import distinct
+from aae.platforms.shapes import Shape
 from aae.platforms.tiktok.listing import list_entities
 from aae.platforms.tiktok.wire import Business, groups, read
 from aae.platforms.transport import TIMED_OUT, Caller, Purpose
@@ -36,7 +37,30 @@ _PARENTS: Final = ("campaign_id", "adgroup_id")
 _NOT_TOLD: Final = "-"
 
 T = TypeVar("T")
-Rows = list[dict[str, Any]]
+
+
+class _Dimensions(Shape):
+    ad_id: Any = None
+    stat_time_day: Any = None
+    stat_time_hour: Any = None
+
+
+class _Metrics(Shape):
+    spend: Any = None
+    impressions: Any = None
+    clicks: Any = None
+    complete_payment: Any = None
+    total_complete_payment_rate: Any = None
+    campaign_id: Any = None
+    adgroup_id: Any = None
+
+
+class _Row(Shape):
+    dimensions: _Dimensions
+    metrics: _Metrics
+
+
+Rows = list[_Row]
 Parents = dict[str, tuple[str, str]]
 """Campaign and ad group of each ad."""
 
@@ -60,7 +84,7 @@ async def _totals(business: Business, caller: Caller, days: list[date]) -> Total
         "dimensions": ["advertiser_id"],
         "metrics": _METRICS,
     }
-    pages = business.pages("report/integrated/get", params, caller, Purpose.TOTALS)
+    pages = business.pages("report/integrated/get", params, caller, Purpose.TOTALS, row=_Row)
     try:
         found = [row async for rows in pages for row in rows]
     except Reduce as reduce:
@@ -72,7 +96,7 @@ async def _totals(business: Business, caller: Caller, days: list[date]) -> Total
         raise read.bug("more than one row of account totals")
     if not found:
         return Totals(conversions_micros=0, revenue_micros=0)
-    sums = {name: pa.array(values)[0].as_py() for name, values in _measures(_parts(found, "metrics")).items()}
+    sums = {name: pa.array(values)[0].as_py() for name, values in _measures(found).items()}
     return Totals(**sums)
 
 
@@ -97,7 +121,7 @@ async def _rows(
     }
     asked = {**params, "filtering": _EVERYTHING}
     try:
-        async for rows in business.pages("report/integrated/get", asked, caller, Purpose.METRICS):
+        async for rows in business.pages("report/integrated/get", asked, caller, Purpose.METRICS, row=_Row):
             yield rows
     except Reduce as reduce:
         timed_out = reduce.code == TIMED_OUT
@@ -121,7 +145,7 @@ async def _among_campaigns(
     """The rows of these campaigns, which are halved as long as they are too many."""
     asked = {**params, "filtering": [*_EVERYTHING, _among("campaign_ids", campaigns)]}
     try:
-        async for rows in business.pages("report/integrated/get", asked, caller, Purpose.METRICS):
+        async for rows in business.pages("report/integrated/get", asked, caller, Purpose.METRICS, row=_Row):
             yield rows
     except Reduce:
         if len(campaigns) == 1:
@@ -184,13 +208,13 @@ class _ParentsOf:
         self._listed = False
         self._known: Parents = {}
 
-    async def of(self, ads: pa.Array, metrics: Rows) -> dict[str, pa.Array]:
-        """The columns of campaign and ad group for ``ads``, whose numbers are ``metrics``.
+    async def of(self, ads: pa.Array, rows: Rows) -> dict[str, pa.Array]:
+        """The columns of campaign and ad group for ``ads``, which the ``rows`` are about.
 
         Raises:
             Retry: neither the report nor the listing knows them; the listing lags behind for new ads.
         """
-        told = [[row.get(name) for row in metrics] for name in _PARENTS]
+        told = [[getattr(row.metrics, name) for row in rows] for name in _PARENTS]
         if not any(value in (None, _NOT_TOLD) for column in told for value in column):
             campaigns, groups = (read.ids(column, name) for column, name in zip(told, _PARENTS, strict=True))
             self._learn(ads.to_pylist(), campaigns.to_pylist(), groups.to_pylist())
@@ -221,22 +245,18 @@ def _parents(entities: pd.DataFrame) -> Parents:
 
 
 async def _page(rows: Rows, days: list[date], granularity: Granularity, parents: _ParentsOf) -> pa.RecordBatch:
-    dimensions, metrics = (_parts(rows, name) for name in ("dimensions", "metrics"))
-    ads, time = read.ids([row.get("ad_id") for row in dimensions], "ad_id"), _time(granularity)
-    codes, moments = distinct([row.get(time) for row in dimensions], lambda stamp: _moment(stamp, days, granularity))
+    ads, time = read.ids([row.dimensions.ad_id for row in rows], "ad_id"), _time(granularity)
+    stamps = [getattr(row.dimensions, time) for row in rows]
+    codes, moments = distinct(stamps, lambda stamp: _moment(stamp, days, granularity))
     columns = {
         "external_id": ads,
-        **await parents.of(ads, metrics),
+        **await parents.of(ads, rows),
         "local_date": np.array([day for day, _ in moments], "datetime64[D]")[codes],
-        **_measures(metrics),
+        **_measures(rows),
     }
     if hourly(granularity):
         columns["local_hour"] = np.array([hour for _, hour in moments], np.int8)[codes]
     return metrics_page(Level.AD, len(rows), **columns)
-
-
-def _parts(rows: Rows, name: str) -> Rows:
-    return read.objects([row.get(name) for row in rows], name)
 
 
 def _moment(stamp: object, days: list[date], granularity: Granularity) -> tuple[str, int]:
@@ -246,19 +266,20 @@ def _moment(stamp: object, days: list[date], granularity: Granularity) -> tuple[
     return day, read.hour(stamp if text is None else text[11:13], what) if hourly(granularity) else 0
 
 
-def _measures(metrics: Rows) -> dict[str, Any]:
+def _measures(rows: Rows) -> dict[str, Any]:
     """Impressions, clicks, spend, conversions and revenue; the last two missing where TikTok does not tell."""
     return {
-        "impressions": read.counts([row.get("impressions") for row in metrics], "impressions"),
-        "clicks": read.counts([row.get("clicks") for row in metrics], "clicks"),
-        "spend_micros": read.exacts([row.get("spend") for row in metrics], "spend"),
-        "conversions_micros": _if_told(metrics, "complete_payment"),
-        "revenue_micros": _if_told(metrics, "total_complete_payment_rate"),
+        "impressions": read.counts([row.metrics.impressions for row in rows], "impressions"),
+        "clicks": read.counts([row.metrics.clicks for row in rows], "clicks"),
+        "spend_micros": read.exacts([row.metrics.spend for row in rows], "spend"),
+        "conversions_micros": _if_told([row.metrics.complete_payment for row in rows], "complete_payment"),
+        "revenue_micros": _if_told(
+            [row.metrics.total_complete_payment_rate for row in rows], "total_complete_payment_rate"
+        ),
     }
 
 
-def _if_told(metrics: Rows, name: str) -> pa.Array:
-    values = [row.get(name) for row in metrics]
+def _if_told(values: list[Any], name: str) -> pa.Array:
     untold = np.array([value in (None, _NOT_TOLD) for value in values], bool)
     if untold.any():
         values = ["0" if missing else value for value, missing in zip(values, untold, strict=True)]

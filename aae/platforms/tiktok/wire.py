@@ -12,11 +12,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Generic, Literal, TypeVar
+
+import msgspec
 
 from aae.errors import AaeError, Bug, Reauthorize, Reduce, Retry, Skip, Throttled
 from aae.model import Platform
 from aae.platforms.reading import MOST_PAGES, MOST_ROWS, Reader
+from aae.platforms.shapes import Shape
 from aae.platforms.transport import (
     TIMED_OUT,
     Advice,
@@ -50,7 +53,25 @@ _THROTTLED_ACCOUNT: Final = frozenset({40133})
 _TRANSIENT: Final = frozenset({40200, 40201, 40202, 40700, 60001, *range(50000, 60000)})
 _TIMED_OUT: Final = 51010
 _OUR_APP: Final = frozenset({40101, 40108, 40113, 40117, 40118, 40119, 40124, 40125, 41000})
+_NO_SUCH_VERSION: Final = frozenset({40006, 40051})
 _PATIENCE_SECONDS: Final = (1, 5, 60, 300)
+
+
+T = TypeVar("T")
+
+
+class Envelope(Shape, Generic[T]):
+    """A success: nothing with another code has this shape."""
+
+    code: Literal[0]
+    data: T
+
+
+class Page(Shape, Generic[T]):
+    """One page of rows."""
+
+    rows: list[T] = msgspec.field(name="list")
+    page_info: Any = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +88,14 @@ class Business:
         caller: Caller,
         purpose: Purpose,
         *,
+        shape: type[T],
         fresh: bool = False,
         secret_params: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
-        """The ``data`` of the envelope at ``path``, for instance ``campaign/get``. Lists and objects travel as JSON."""
+    ) -> T:
+        """The ``data`` of the envelope at ``path``, for instance ``campaign/get``, in its ``shape``.
+
+        Lists and objects travel as JSON.
+        """
         call = Call(
             platform=Platform.TIKTOK,
             account=caller.account,
@@ -79,8 +104,8 @@ class Business:
             method="GET",
             # Without the trailing slash TikTok knows no such page.
             url=f"{self.settings.base_url}/open_api/{self.settings.version}/{path}/",
-            judge=partial(judge, caller.account),
-            scopes=("tiktok:app", f"tiktok:account:{caller.account}"),
+            judge=partial(judge, caller),
+            scopes=("tiktok:app", f"tiktok:{caller.scope}"),
             params={name: value if isinstance(value, str) else json.dumps(value) for name, value in params.items()},
             secret_headers={"Access-Token": caller.token.get_secret_value()},
             secret_params=secret_params or {},
@@ -88,14 +113,17 @@ class Business:
             paces={"tiktok:app": SPACING},
             # A probe of a token cannot be narrowed, nor what must be fresh: who or what an account is.
             not_again=timedelta(0) if fresh or purpose is Purpose.AUTH else NOT_AGAIN,
+            shape=Envelope[shape],  # type: ignore[valid-type]
         )
-        answer = await self.transport.request(call)
-        return read.record(read.record(answer.data, "an answer").get("data"), "data")
+        envelope: Envelope[T] = (await self.transport.request(call)).data
+        return envelope.data
 
     async def pages(
-        self, path: str, params: Mapping[str, Any], caller: Caller, purpose: Purpose
-    ) -> AsyncIterator[list[dict[str, Any]]]:
-        """Every page of rows that is not empty. A listing's page that timed out is asked for in halves.
+        self, path: str, params: Mapping[str, Any], caller: Caller, purpose: Purpose, *, row: type[T]
+    ) -> AsyncIterator[list[T]]:
+        """Every page of rows that is not empty; ``row`` is their shape.
+
+        A listing's page that timed out is asked for in halves.
 
         Raises:
             Reduce: it timed out, and a smaller question must be asked.
@@ -103,28 +131,28 @@ class Business:
         """
         got, number, size = 0, 1, PAGE_SIZE
         for _ in range(MOST_PAGES):
+            asked = {**params, "page": number, "page_size": size}
             try:
-                data = await self.get(path, {**params, "page": number, "page_size": size}, caller, purpose)
+                page: Page[T] = await self.get(path, asked, caller, purpose, shape=Page[row])  # type: ignore[valid-type]
             except Reduce as reduce:
                 if purpose is not Purpose.LISTING or reduce.code != TIMED_OUT or size <= SMALLEST_PAGE:
                     raise
                 number, size = 2 * number - 1, size // 2
                 continue
-            rows = read.records(data.get("list"), "list")
-            got += len(rows)
+            got += len(page.rows)
             if got > MOST_ROWS:
                 raise read.bug("more rows than can be")
-            if rows:
-                yield rows
-            if _is_last(data, number, size, got, caller.account):
+            if page.rows:
+                yield page.rows
+            if _is_last(page, number, size, got, caller.account):
                 return
             number += 1
         raise read.bug("more pages than can be")
 
 
-def _is_last(page: Mapping[str, Any], number: int, size: int, got: int, account: str) -> bool:
+def _is_last(page: Page[T], number: int, size: int, got: int, account: str) -> bool:
     """Whether this page, with which ``got`` rows have come, is the last one."""
-    info, rows = read.record(page.get("page_info", {}), "page_info"), len(page["list"])
+    info, rows = read.record(page.page_info, "page_info"), len(page.rows)
     if "total_page" not in info:  # without it a short page is the only sign of the end
         return rows < size
     if number >= read.count(info["total_page"], "total_page"):
@@ -141,14 +169,14 @@ def groups(ids: list[str], size: int) -> Iterator[list[str]]:
     return (ids[first : first + size] for first in range(0, len(ids), size))
 
 
-def judge(account: str, answer: Answer) -> Advice:
-    """What an answer means; ``account`` is the advertiser id it is about.
+def judge(caller: Caller, answer: Answer) -> Advice:
+    """What an answer to ``caller`` means.
 
     Raises:
         AaeError: by the envelope's code, or by the HTTP status where there is no envelope.
     """
     envelope = answer.data if isinstance(answer.data, dict) else {}
-    code = envelope.get("code")
+    code = answer.data.code if isinstance(answer.data, Envelope) else envelope.get("code")
     if type(code) is not int:
         unjudged(Platform.TIKTOK, answer)
         raise read.bug("an answer without a code")
@@ -157,10 +185,10 @@ def judge(account: str, answer: Answer) -> Advice:
         if "x-tt-ads-throttle" in answer.headers:
             raise Reduce("TikTok cut a report because it spans too many ids.", code="x-tt-ads-throttle")
         return {}
-    raise _meaning(code, answer.quote(envelope.get("message")), account, answer)
+    raise _meaning(code, answer.quote(envelope.get("message")), caller, answer)
 
 
-def _meaning(code: int, words: str, account: str, answer: Answer) -> AaeError:
+def _meaning(code: int, words: str, caller: Caller, answer: Answer) -> AaeError:
     name = str(code)[:16]
     said = f"{words} ({name})"
     if code in _THROTTLED_APP or code in _THROTTLED_ACCOUNT:
@@ -168,7 +196,7 @@ def _meaning(code: int, words: str, account: str, answer: Answer) -> AaeError:
         return Throttled(
             f"TikTok asks for patience: {said}",
             until=answer.pause(timedelta(seconds=_PATIENCE_SECONDS[step])),
-            scope="tiktok:app" if code in _THROTTLED_APP else f"tiktok:account:{account}",
+            scope="tiktok:app" if code in _THROTTLED_APP else f"tiktok:{caller.scope}",
             code=name,
         )
     if code in _REAUTHORIZE:
@@ -178,8 +206,9 @@ def _meaning(code: int, words: str, account: str, answer: Answer) -> AaeError:
     if code in _TRANSIENT:
         kind = TimedOut if code == _TIMED_OUT else Blip
         return kind(f"TikTok hiccuped: {said}", code=name)
+    verb = "refused the request"
     if code in _OUR_APP:
-        return Bug(
-            f"TikTok does not accept our app; check AAE_TIKTOK__APP_ID and AAE_TIKTOK__SECRET: {said}", code=name
-        )
-    return Bug(f"TikTok refused the request: {said}", code=name)
+        verb = "does not accept our app; check AAE_TIKTOK__APP_ID and AAE_TIKTOK__SECRET"
+    elif code in _NO_SUCH_VERSION:
+        verb = "does not serve this version; check AAE_TIKTOK__VERSION"
+    return Bug(f"TikTok {verb}: {said}", code=name)

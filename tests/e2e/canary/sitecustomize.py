@@ -30,7 +30,7 @@ def _plant() -> None:
     from aae.platforms import transport
     from aae.storage import accounts
 
-    replace_token, decode = accounts.replace_token, transport._decode
+    replace_token, decode = accounts.replace_token, transport.decode
 
     def failing(connection: Any, vault: Any, account_id: int, token: Any, **more: Any) -> bool:
         plain = token.access.get_secret_value()
@@ -38,12 +38,12 @@ def _plant() -> None:
             raise RuntimeError("a planted failure")
         return replace_token(connection, vault, account_id, token, **more)
 
-    def hanging(body: bytes) -> tuple[Any, bool]:
+    def hanging(body: bytes, shape: Any) -> tuple[Any, bool]:
         if b'"access_token"' in body and (_take("hang") or _take("linger")):
             time.sleep(600)
-        return decode(body)
+        return decode(body, shape)
 
-    accounts.replace_token, transport._decode = failing, hanging
+    accounts.replace_token, transport.decode = failing, hanging
 
 
 threading.Thread(target=_plant, daemon=True).start()

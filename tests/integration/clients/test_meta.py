@@ -184,6 +184,7 @@ def test_a_batch_answers_each_call_as_if_it_had_come_alone(ask: Client, account:
         ("meta_no_permission", 403, 200, None, False),
         ("meta_deprecated_version", 400, 2635, None, False),
         ("meta_reduce_data", 500, 1, None, False),
+        ("meta_summary_param", 400, 100, None, False),
     ],
 )
 def test_errors_are_raised_with_metas_codes(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 
 import pytest
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
+
+from tests.sockets import LEAVES_SOCKETS, collected
+
+__all__ = ["collected"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,20 +23,9 @@ def _prefect() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _nothing_for_others_to_collect() -> Iterator[None]:
-    """What is left to the garbage collector (see below) is collected here, not in somebody else's test."""
-    yield
-    gc.collect()
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Prefect's events client leaves its websocket to be closed by the garbage collector; that is not ours to mend."""
+    """Prefect's events client leaves its websocket to the garbage collector."""
     for item in items:
         if "orchestration" in item.path.parts:
-            item.add_marker(pytest.mark.filterwarnings("ignore:.*unclosed.*socket:ResourceWarning"))
-            item.add_marker(
-                pytest.mark.filterwarnings(
-                    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-                )
-            )
+            for mark in LEAVES_SOCKETS:
+                item.add_marker(mark)

@@ -83,7 +83,7 @@ def everything(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
         by_name = {"account_id": accounts, "entity_id": names, "parent_id": names | {None: None}, "fetch_id": tries}
 
         def plain(table: Any, row: Any) -> tuple[Any, ...]:
-            left_out = {"id", "run_id", "access_token", "refresh_token", *_moments(table)}
+            left_out = {"id", "run_id", "batch", "access_token", "refresh_token", *_moments(table)}
             return tuple(
                 (name, repr(by_name[name][value] if name in by_name else value))
                 for name, value in row._mapping.items()

@@ -14,13 +14,18 @@ from prefect.settings import PREFECT_API_URL
 from sqlalchemy import Engine, select
 
 from aae import shares
+from aae.operate import recovery
 from aae.operate.prefect_api import FlowRun, PrefectApi
 from aae.operate.processes import this_process
+from aae.operate.recovery import Watch
 from aae.sandbox import World
+from aae.settings import Settings
 from aae.storage.attempts import holder, take
 from aae.storage.engine import reading
 from aae.storage.schema import attempts, fetches
 from deployments import jobs
+from deployments.apply import Deploy
+from deployments.declared import WORK_POOL
 from tests.integration.bench import Bench, bench
 from tests.servers import DIE_WITH_PARENT
 
@@ -117,7 +122,8 @@ def test_two_shares_at_the_same_time_bring_what_one_run_brings_and_no_share_is_d
     with reading(engine) as connection:
         ours = [row._mapping for row in connection.execute(select(attempts))]
         done: dict[str, set[int]] = {}
-        for run_id, account_id in connection.execute(select(fetches.c.run_id, fetches.c.account_id)):
+        stored = select(fetches.c.run_id, fetches.c.account_id).where(fetches.c.outcome == "stored")
+        for run_id, account_id in connection.execute(stored):
             done.setdefault(run_id, set()).add(account_id)
     assert {row["run_id"] for row in ours} == {first.id, by_state["Completed"].id}
     assert max(row["started_at"] for row in ours) < min(row["ended_at"] for row in ours), "beside each other"
@@ -156,3 +162,45 @@ def test_a_machine_that_has_a_share_leaves_the_other_to_another_machine(
     assert (put_back.message or "").startswith("This machine is at work on as many shares as it may")
     with reading(engine) as connection:
         assert holder(connection, shares.FLOW, "2/2") is None
+
+
+def deploy(api: PrefectApi, number: int) -> str:
+    """The fetch and its pool, as ``aae deploy`` puts them there with so many shares; the deployment's id."""
+    settings = Settings(redis_url="redis://127.0.0.1/0")
+    settings = settings.model_copy(update={"fetch": settings.fetch.model_copy(update={"shares": number})})
+    fetch = [one for one in jobs.read(ROOT, WORK_POOL, number) if one.flow == shares.FLOW]
+    for change in Deploy(api, settings, fetch, unpause=False).changes():
+        if change.action != "keep" and change.kind in {"work pool", "deployment", "schedule"}:
+            change.do()
+    return str(api.call("GET", f"deployments/name/{fetch[0].full_name}")["id"])
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_number_that_is_changed_while_shares_wait_leaves_no_user_of_the_round_out(
+    engine: Engine, api: PrefectApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment_id = deploy(api, 4)
+    try:
+        now = datetime.now(UTC)
+        span = {"start_time": now.isoformat(), "end_time": (now + timedelta(hours=6)).isoformat()}
+        api.call("POST", f"deployments/{deployment_id}/schedule", span)
+        round_ = {run.share: run for run in api.planned(deployment_id)}
+        due = {run.scheduled_for for run in round_.values()}
+        assert len(due) == 1
+        states = {"1/4": ("COMPLETED", "Completed"), "2/4": ("RUNNING", "Running"), "3/4": ("SCHEDULED", "Late")}
+        for share, state in {**states, "4/4": ("SCHEDULED", "AwaitingTurn")}.items():
+            moment = now + timedelta(seconds=30) if state[1] == "AwaitingTurn" else round_[share].scheduled_for
+            api.set_state(round_[share].id, *state, "", scheduled_for=moment if state[0] == "SCHEDULED" else None)
+
+        deploy(api, 2)
+        kept = {run.share for run in api.due_between(deployment_id, now, now + timedelta(hours=6))}
+        assert kept == {"1/4", "2/4"}, "Prefect deletes what waits with its schedule"
+
+        monkeypatch.setattr(recovery, "database_clock", lambda _: max(filter(None, due)) + timedelta(minutes=5))
+        for number in (2, 1):
+            deploy(api, number)
+            Watch(engine, api, Settings().recovery, WORK_POOL).look()
+            assert sorted(str(run.share) for run in api.planned(deployment_id)) == ["3/4", "4/4"]
+    finally:
+        api.call("DELETE", f"deployments/{deployment_id}")
+        api.call("DELETE", f"work_pools/{WORK_POOL}")

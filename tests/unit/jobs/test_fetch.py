@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from aae.deadline import NEVER, Deadline
 from aae.errors import AaeError, Reauthorize, Retry, Superseded, Throttled
 from aae.jobs import fetch
 from aae.jobs.fetch import AccountOutcome, _AccountFetch, check_sums, empty_metrics
-from aae.model import Account, CallCounts, Granularity, Platform, Slice, Token
+from aae.model import Account, Granularity, Platform, Slice, Token
 from tests.unit.platforms.support import account
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -35,8 +36,7 @@ class Fetch(_AccountFetch):
 
     def __init__(self, asking: Troubles, storing: Troubles, seconds: float) -> None:
         connector: Any = SimpleNamespace(list_entities=self.list_entities, fetch_metrics=self.fetch_metrics)
-        transport = SimpleNamespace(calls_for=lambda _: CallCounts())
-        context: Any = SimpleNamespace(connectors={Platform.META: connector}, transport=transport)
+        context: Any = SimpleNamespace(connectors={Platform.META: connector})
         super().__init__(context, account(Platform.META), lambda: NOW, "run")
         self.diary: list[str] = []
         self.asked = [threading.Event() for _ in PIECES]
@@ -51,6 +51,7 @@ class Fetch(_AccountFetch):
     async def fetch_metrics(self, _account: Account, _token: Token, piece: Slice) -> AsyncIterator[pd.DataFrame]:
         number = PIECES.index(piece)
         self.diary.append(f"ask {number}")
+        self._calls.made["metrics"] += 1
         self.asked[number].set()
         if number in self._asking:
             raise self._asking[number]
@@ -63,7 +64,10 @@ class Fetch(_AccountFetch):
             raise self._storing[number]
         self.diary.append(f"stored {number}")
 
-    def _record_failure(self, piece: Slice, error: AaeError, started: datetime, spent: dict[str, int]) -> None:
+    def _store_entities(self, *_: Any) -> None:
+        pass
+
+    def _record_failure(self, piece: Slice, error: AaeError, started: datetime, calls: Counter[str]) -> None:
         self.diary.append(f"{fetch.outcome_of(error)} {PIECES.index(piece)}")
 
     @property
@@ -76,9 +80,7 @@ class Fetch(_AccountFetch):
 
 
 @pytest.fixture
-def fetching(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fetch]:
-    monkeypatch.setattr(fetch, "_store_entities", lambda *_: None)
-
+def fetching() -> Callable[..., Fetch]:
     def made(asking: Troubles | None = None, storing: Troubles | None = None, *, seconds: float = 0.02) -> Fetch:
         return Fetch(asking or {}, storing or {}, seconds)
 
@@ -109,17 +111,14 @@ def test_calls_are_those_of_their_own_slice_although_the_next_one_is_asked_for_m
 ) -> None:
     one, noted = fetching(), []
 
-    def store(piece: Slice, *_: Any, spent: dict[str, int], **__: Any) -> None:
+    def store(piece: Slice, *_: Any, calls: Counter[str], **__: Any) -> None:
         number = PIECES.index(piece)
         if number + 1 < len(PIECES):
             one.asked[number + 1].wait(10)
-        noted.append(spent)
-
-    def calls(_: Account) -> CallCounts:
-        return CallCounts({"metrics": sum(line.startswith("ask") for line in one.diary)})
+        noted.append(calls)
+        one._calls.logged += calls
 
     monkeypatch.setattr(one, "_store", store)
-    monkeypatch.setattr(one._context.transport, "calls_for", calls)
     one.work()
     assert noted == [{"metrics": 1}] * len(PIECES)
 
@@ -146,7 +145,7 @@ def test_what_ends_the_account_leaves_stored_what_came_before(fetching: Callable
     one = fetching({2: error})
     with pytest.raises(type(error)):
         one.work()
-    assert one.written == ["stored 0", "stored 1"] + (["throttled 2"] if isinstance(error, Throttled) else [])
+    assert one.written == ["stored 0", "stored 1", f"{fetch.outcome_of(error)} 2"]
     assert one._remaining == 2
 
 

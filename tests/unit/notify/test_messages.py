@@ -11,6 +11,7 @@ from aae.model import Account, Platform
 from aae.notify.messages import (
     IncidentNews,
     Notification,
+    access_lost,
     anomaly_alert,
     anomaly_alerts,
     daily_report,
@@ -59,9 +60,22 @@ def test_an_expired_token_is_urgent_and_links_to_where_it_is_renewed() -> None:
 def test_news_about_a_token_is_told_once_per_token_version() -> None:
     assert expired().dedupe_key == expired().dedupe_key
     assert expired().dedupe_key != expired(version=4).dedupe_key
-    recovered = token_recovered(account(), token_version=3, public_url=URL)
+    recovered = token_recovered(account(), failure=3, public_url=URL)
     assert (recovered.kind, recovered.urgency) == ("token_recovered", "normal")
     assert recovered.dedupe_key != expired().dedupe_key
+
+
+def test_lost_access_is_urgent_says_why_and_is_told_once_for_each_time() -> None:
+    def note(of: Account | None = None, at: datetime = AT) -> Notification:
+        return access_lost(of or account(), reason="No permission (200)", at=at, public_url=URL)
+
+    assert (note().kind, note().urgency) == ("token_expired", "urgent")
+    assert note().title == "No access any more: Shop Europe (Meta)"
+    assert "No permission (200)." in note().message
+    assert note().data["link"] == f"{URL}/accounts/5/authorize"
+    assert note().dedupe_key == note(account(name="Another name")).dedupe_key != note(at=NOW).dedupe_key
+    assert note().dedupe_key != expired().dedupe_key
+    assert "\n" not in note(account(name=HOSTILE)).title
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from aae.operate.doctor import Check, Group, ago, basics, examine
 from aae.operate.doctor.failing import KINDS, kind_of
 from aae.operate.prefect_api import PrefectApi
 from aae.operate.redis_server import dial
-from aae.settings import EmailSettings, Settings
+from aae.settings import EmailSettings, FetchSettings, Settings
 from aae.storage import attempts
 from aae.storage import engine as database
 from aae.storage.engine import database_clock
@@ -789,6 +789,27 @@ def test_links_that_lead_inside_are_a_finding_while_mail_is_sent_for_real(
     assert found.ok is well
     assert public in found.detail
     assert well or "set AAE_PUBLIC_URL" in str(found.remedy)
+
+
+@pytest.mark.parametrize(
+    ("fetch", "asked"),
+    [
+        ({}, None),
+        ({"shares_at_once": 4, "runner": "dask"}, None),  # of this machine
+        ({"shares": 2}, "AAE_FETCH__SHARES=2"),
+        ({"shares": 2, "runner": "dask", "cluster": "tls://far:8786"}, "AAE_FETCH__CLUSTER=tls://far:8786"),
+    ],
+)
+def test_a_fetch_that_is_for_several_machines_is_a_finding_on_a_database_of_one(
+    examined: Doctor, settings: Settings, fetch: dict[str, Any], asked: str | None
+) -> None:
+    of = settings.model_copy(update={"fetch": FetchSettings(**fetch)})
+    found = examined(of=of)
+    assert found["database"].ok is (asked is None)
+    assert found["database"].detail.startswith(asked or "sqlite")
+    assert asked is None or "set AAE_DATABASE_URL" in str(found["database"].remedy)
+    assert found["tables"].ok, "what is there is looked at all the same"
+    assert not basics.on_one_machine(of.model_copy(update={"database_url": "mysql+pymysql://aae@far/aae"}))
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from aae.operate import exposure
-from aae.settings import EmailSettings, MetaSettings, Settings
+from aae.settings import EmailSettings, FetchSettings, MetaSettings, Settings
 
 
 def found(**given: Any) -> list[str]:
@@ -35,6 +35,10 @@ SAFE: list[dict[str, Any]] = [
     {"email": EmailSettings(smtp_url=SecretStr("smtp://localhost:25?tls=off"))},
     {"PREFECT_API_URL": "https://prefect.example.com/api"},
     {"PREFECT_API_URL": "http://127.0.0.1:4200/api"},
+    {"fetch": FetchSettings(runner="dask")},
+    {"fetch": FetchSettings(runner="dask", cluster="tcp://127.0.0.1:8786")},
+    {"fetch": FetchSettings(runner="dask", cluster="tcp://[::1]:8786")},
+    {"fetch": FetchSettings(runner="dask", cluster="tls://scheduler.example.com:8786")},
 ]
 EXPOSED: list[tuple[dict[str, Any], str]] = [
     ({"database_url": DB}, "ssl_ca"),
@@ -48,6 +52,7 @@ EXPOSED: list[tuple[dict[str, Any], str]] = [
     ({"PREFECT_API_URL": "http://prefect.example.com/api"}, "https in PREFECT_API_URL"),
     ({"meta": MetaSettings(base_url="http://meta.example.com")}, "https in AAE_META__BASE_URL"),
     ({"public_url": "http://app.example.com"}, "https in AAE_PUBLIC_URL"),
+    ({"fetch": FetchSettings(runner="dask", cluster="tcp://10.0.0.5:8786")}, "tls:// in AAE_FETCH__CLUSTER"),
 ]
 
 

@@ -74,3 +74,34 @@ def test_a_pool_with_many_deployments_is_told_whole(number: int) -> None:
 
     with PrefectApi(URL, transport=httpx.MockTransport(serve)) as api:
         assert {one.name for one in api.deployments("aae")} == {f"flow-{n}/daily" for n in range(number)}
+
+
+@pytest.mark.parametrize("there", [0, 3, 200, 230, 1003])
+@pytest.mark.parametrize(
+    ("wanted", "asked"), [(1, [1]), (50, [50]), (200, [200]), (201, [200, 1]), (450, [200, 200, 50])]
+)
+def test_of_the_last_runs_no_more_are_asked_for_than_are_wanted(there: int, wanted: int, asked: list[int]) -> None:
+    limits = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        limits.append(body["limit"])
+        numbers = range(body["offset"], min(there, body["offset"] + body["limit"]))
+        return httpx.Response(200, json=[{"id": f"r{number}", "name": "a run"} for number in numbers])
+
+    with PrefectApi(URL, transport=httpx.MockTransport(serve)) as api:
+        found = [one.id for one in api.last_runs("d1", wanted)]
+    assert found == [f"r{number}" for number in range(min(there, wanted))]
+    assert limits == asked[: there // 200 + 1]
+
+
+def test_the_shares_of_a_deployment_are_in_their_order_however_the_server_gives_them() -> None:
+    schedules = [
+        {"schedule": {"cron": "0 * * * *"}, "active": True, "parameters": {"share": f"{place}/12"}}
+        for place in (10, 2, 12, 1)
+    ]
+    answer = {"id": "d", "paused": False, "created": MOMENT, "schedules": schedules}
+    with PrefectApi(URL, transport=httpx.MockTransport(lambda _: httpx.Response(200, json=answer))) as api:
+        found = api.deployment("a/b")
+    assert found is not None
+    assert [one.share for one in found.schedules] == ["1/12", "2/12", "10/12", "12/12"]

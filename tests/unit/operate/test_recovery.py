@@ -422,6 +422,19 @@ def test_of_shares_that_nobody_had_planned_each_is_made_with_its_parameters(engi
     assert len(set(asked.made)) == 2
 
 
+@pytest.mark.parametrize("now", [["1/2", "2/2"], ["1/3", "2/3", "3/3"], []], ids=["to two", "to three", "to none"])
+def test_shares_that_went_when_their_number_was_changed_are_made_once_and_as_they_were(
+    engine: Engine, now: list[str]
+) -> None:
+    there = planned("there", "Scheduled", datetime.now(UTC), "2/4")
+    asked = Asked([there | {"state": there["state"] | {"type": "RUNNING"}}], "* * * * *", now)
+    one_look(engine, asked)
+    one_look(engine, asked)
+    made = {given["share"] for given in asked.given}
+    assert made == {"1/4", "3/4", "4/4"}
+    assert len(set(asked.made)) == 3, "the key makes it one run of each"
+
+
 def test_when_the_setting_is_changed_what_ran_before_is_not_made_again_in_shares(engine: Engine) -> None:
     whole = planned("whole", "Scheduled", datetime.now(UTC))
     asked = Asked([whole | {"state": whole["state"] | {"type": "COMPLETED"}}], "* * * * *", ["1/2", "2/2"])

@@ -86,7 +86,6 @@ def test_a_count_is_a_plain_whole_number(value: Any) -> None:
 
 DAYS = [date(2026, 11, 20), date(2026, 11, 21), date(2026, 11, 22)]
 COLUMNS: dict[str, tuple[Any, Any]] = {
-    "objects": (read.objects, read.record),
     "ids": (read.ids, read.id),
     "counts": (read.counts, read.count),
     "hours": (read.hours, read.hour),
@@ -96,7 +95,6 @@ COLUMNS: dict[str, tuple[Any, Any]] = {
     "days": (lambda values, what: read.days(values, what, DAYS), lambda value, what: read.day(value, what, DAYS)),
 }
 USUAL = {
-    "objects": st.dictionaries(st.text(max_size=2), st.none(), max_size=2),
     "ids": st.from_regex(r"[\w.~-]{1,66}", fullmatch=True) | st.integers(1, 10**20),
     "counts": st.integers(0, 10**12).map(str) | st.from_regex(r"[0-9]{1,20}", fullmatch=True),
     "hours": st.integers(-1, 24) | st.integers(0, 24).map("{:02}".format),
@@ -130,7 +128,7 @@ def test_a_column_is_read_as_its_values_one_by_one_or_refused_in_the_same_words(
     assert said(lambda: plain(column(values, "it"))) == said(lambda: [one(value, "it") for value in values])
 
 
-@pytest.mark.parametrize("name", sorted(set(COLUMNS) - {"objects"}))
+@pytest.mark.parametrize("name", sorted(COLUMNS))
 @pytest.mark.parametrize(
     "values",
     [

@@ -63,7 +63,7 @@ def test_late_accounts_are_named_with_their_reason_and_change_no_sum() -> None:
     assert [line.reason for line in made.late] == [
         "Numbers reach to 10 Mar 22:00 (Europe/Berlin).",
         "Its first numbers are on their way.",
-        "Its authorization has expired: connect it again.",
+        "We may no longer read it: connect it again.",
     ]
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aae.errors import UserError
 from aae.model import Level, Platform
-from aae.sandbox import APP, CATALOGUE, Fault, Faults, World
+from aae.sandbox import APP, CATALOGUE, Fault, Faults, World, google
 from aae.sandbox.entities import AdAccount
 from aae.sandbox.faults import Stage
 from aae.sandbox.wire import Answer, Call, Purpose, Subject
@@ -30,10 +30,10 @@ def call(path: str = "/v26.0/act_1001/insights") -> Call:
     return Call("GET", path, {}, {}, b"", "http://sandbox", NOW)
 
 
-def reply(name: str, *, path: str = "/v26.0/act_1001/insights", value: float | None = None) -> Answer:
+def reply(name: str, *, path: str = "/v26.0/act_1001/insights", **more: Any) -> Answer:
     kind = CATALOGUE[name]
     assert kind.reply is not None
-    return kind.reply(call(path), METRICS, value)
+    return kind.reply(call(path), METRICS, Fault(name, **more))
 
 
 def strikes(faults: Faults, platform: Platform, subject: Subject = METRICS, path: str = "/x") -> list[str]:
@@ -64,6 +64,7 @@ def test_every_fault_has_a_one_line_description_and_a_way_to_work() -> None:
         ("meta_error_in_200", 200, 2, None),
         ("meta_no_permission", 403, 200, None),
         ("meta_deprecated_version", 400, 2635, None),
+        ("meta_summary_param", 400, 100, None),
     ],
 )
 def test_meta_errors_have_their_codes(name: str, status: int, code: int, subcode: int | None) -> None:
@@ -161,7 +162,7 @@ def test_an_echo_repeats_what_is_secret_whole_and_cut_short(path: str, headers: 
     assert kind.reply is not None
     query = {} if headers else {"refresh_token": "token-of-a-user"}
     asked = Call("GET", path, query, headers, b"client_secret=secret-of-the-app-itself", "http://sandbox", NOW)
-    body = kind.reply(asked, LISTING, None).body.decode()
+    body = kind.reply(asked, LISTING, Fault("echo")).body.decode()
     assert "token-of-a-user" in body
     assert "begins with" in body
     assert "secret-of-the-app-it..." in body
@@ -351,22 +352,125 @@ def test_usage_headers_can_be_high_without_an_error(world: World) -> None:
     assert json.loads(answer.headers["x-app-usage"])["call_count"] == 96
 
 
-def tiktok_report(world: World, name: str) -> dict[str, Any]:
-    wire, account = troubled(world, Platform.TIKTOK, name)
+def test_meta_may_answer_in_another_version_than_it_was_asked_in(world: World) -> None:
+    wire, account = troubled(world, Platform.META, "meta_other_version")
+    answer = wire.ask("GET", "/v26.0/me", {}, wire.headers(account))
+    assert (answer.status, answer.headers["facebook-api-version"]) == (200, "v27.0")
+
+
+@pytest.mark.parametrize(("level", "told"), [("account", False), ("campaign", False), ("adset", True), ("ad", True)])
+def test_meta_may_withhold_actions_where_ad_sets_differ_unless_windows_are_named(
+    world: World, level: str, told: bool
+) -> None:
+    wire, account = troubled(world, Platform.META, "meta_mixed_attribution")
+
+    def tells(**more: Any) -> bool:
+        query = {"level": level, "fields": "spend,actions,action_values,purchase_roas", "date_preset": "last_7d"}
+        rows = wire.get(account, f"/v26.0/act_{account.external_id}/insights", **query, **more)["data"]
+        assert rows
+        return any({"actions", "action_values", "purchase_roas"} & set(row) for row in rows)
+
+    assert tells() == told
+    assert tells(action_attribution_windows=["7d_click"])
+
+
+@pytest.mark.parametrize("platform", [Platform.META, Platform.TIKTOK])
+def test_a_listing_may_leave_out_what_has_numbers(world: World, platform: Platform) -> None:
+    wire, account = troubled(world, platform, "unlisted")
+    hidden, campaign_of = account.campaigns[0].external_id, "campaign_id"
+    for kind in ("campaign", "adgroup", "ad"):
+        if platform is Platform.META:
+            edge = f"{kind}s".replace("adgroup", "adset")
+            body = wire.get(account, f"/v26.0/act_{account.external_id}/{edge}", fields="campaign_id", limit="500")
+            rows, campaign_of = body["data"], "id" if kind == "campaign" else "campaign_id"
+        else:
+            path = f"/open_api/v1.3/{kind}/get/"
+            rows = wire.get(account, path, advertiser_id=account.external_id, page_size="1000")["data"]["list"]
+        assert rows
+        assert hidden not in {row[campaign_of] for row in rows}
+    day = NOW.date() - timedelta(days=2)
+    assert (hidden, str(day), None) in read(wire, account, Level.CAMPAIGN, day, day, hourly=False)
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_pages_may_begin_with_the_last_row_of_the_one_before(
+    world: World, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(google, "PAGE_ROWS", 3)
+    account = first(world, platform)
+
+    def pages(wire: Wire) -> list[list[Any]]:
+        if platform is Platform.GOOGLE:
+            batches = wire.gaql(account, "SELECT campaign.id FROM campaign", method="searchStream")
+            return [batch["results"] for batch in batches]
+        if platform is Platform.TIKTOK:
+            query = {"advertiser_id": account.external_id, "page_size": "3"}
+            path = "/open_api/v1.3/campaign/get/"
+            return [wire.get(account, path, **query, page=str(page))["data"]["list"] for page in (1, 2)]
+        path = f"/v26.0/act_{account.external_id}/campaigns"
+        page = wire.get(account, path, limit="3")
+        after = page["paging"]["cursors"]["after"]
+        return [page["data"], wire.get(account, path, limit="3", after=after)["data"]]
+
+    calm, odd = pages(Wire(world, platform)), pages(Wire(world, platform, NOW, {"pages_overlap": None}))
+    assert odd[0] == calm[0]
+    assert odd[1] == [calm[0][-1], *calm[1]]
+
+
+def test_googles_pages_of_a_search_may_overlap_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(google, "PAGE_ROWS", 3)
+    wire, account = troubled(world, Platform.GOOGLE, "pages_overlap")
+    page = wire.gaql(account, "SELECT campaign.id FROM campaign")
+    following = wire.gaql(account, "SELECT campaign.id FROM campaign", pageToken=page["nextPageToken"])
+    assert following["results"][0] == page["results"][-1]
+
+
+def tiktok_report(world: World, name: str, value: float | None = None) -> dict[str, Any]:
+    wire, account = troubled(world, Platform.TIKTOK, name, value)
     body = wire.get(
         account,
         "/open_api/v1.3/report/integrated/get/",
         advertiser_id=account.external_id,
         data_level="AUCTION_AD",
         dimensions=["ad_id", "stat_time_day"],
-        metrics=["spend", "complete_payment", "total_complete_payment_rate"],
+        metrics=["spend", "complete_payment", "total_complete_payment_rate", "campaign_id", "adgroup_id", "ad_name"],
         start_date="2026-11-02",
         end_date="2026-11-02",
         page_size="1000",
         filtering=[{"field_name": "ad_status", "filter_type": "IN", "filter_value": '["STATUS_ALL"]'}],
     )
+    assert (body["code"], body["data"] == {}) in {(0, False), (51010, True)}
     data: dict[str, Any] = body["data"]
     return data
+
+
+def test_tiktok_may_cut_a_page_of_what_it_counts(world: World) -> None:
+    calm, odd = tiktok_report(world, ""), tiktok_report(world, "tiktok_cut_listing")
+    assert odd == {**calm, "list": calm["list"][:-1]}
+    assert odd["page_info"]["total_number"] == len(odd["list"]) + 1
+
+
+def test_tiktok_may_not_tell_what_an_ad_is_in(world: World) -> None:
+    rows = [row["metrics"] for row in tiktok_report(world, "tiktok_no_parents")["list"]]
+    assert {(row["campaign_id"], row["adgroup_id"]) for row in rows} == {("-", "-")}
+    assert "-" not in {row["ad_name"] for row in rows}
+
+
+def test_tiktok_may_take_too_long_for_a_large_report(world: World) -> None:
+    rows = len(tiktok_report(world, "")["list"])
+    assert tiktok_report(world, "tiktok_slow_report") == tiktok_report(world, "tiktok_slow_report", rows - 1) == {}
+    assert len(tiktok_report(world, "tiktok_slow_report", rows)["list"]) == rows
+
+
+def test_tiktoks_budgets_may_be_for_a_lifetime(world: World) -> None:
+    def budgets(name: str) -> list[tuple[str, float]]:
+        wire, account = troubled(world, Platform.TIKTOK, name)
+        rows = wire.get(account, "/open_api/v1.3/campaign/get/", advertiser_id=account.external_id)["data"]["list"]
+        return [(row["budget_mode"], row["budget"]) for row in rows]
+
+    calm, odd = budgets(""), budgets("tiktok_lifetime_budgets")
+    assert {mode for mode, _ in odd} == {"BUDGET_MODE_TOTAL", "BUDGET_MODE_INFINITE"}
+    assert [(mode.replace("TOTAL", "DAY"), budget) for mode, budget in odd] == calm
 
 
 def test_tiktok_may_not_tell_conversions(world: World) -> None:
@@ -447,6 +551,82 @@ def test_googles_ids_can_be_so_large_too_and_still_fit_together() -> None:
     }
 
 
+def test_googles_budgets_may_all_be_shared(world: World) -> None:
+    kind, (wire, account) = CATALOGUE["google_shared_budgets"], troubled(world, Platform.GOOGLE, "")
+    assert kind.damage is not None
+    calm = wire.gaql(account, "SELECT campaign_budget.explicitly_shared, campaign_budget.amount_micros FROM campaign")
+    odd = orjson.loads(kind.damage(Answer.of(calm)).body)["results"]
+    assert {row["campaignBudget"]["explicitlyShared"] for row in odd} == {True}
+    assert {row["campaignBudget"]["explicitlyShared"] for row in calm["results"]} == {False}
+
+
+def test_googles_budgets_may_all_be_for_a_period(world: World) -> None:
+    kind, (wire, account) = CATALOGUE["google_period_budgets"], troubled(world, Platform.GOOGLE, "")
+    assert kind.damage is not None
+    calm = wire.gaql(account, "SELECT campaign_budget.period, campaign_budget.amount_micros FROM campaign")
+    odd = orjson.loads(kind.damage(Answer.of(calm)).body)["results"]
+    assert {row["campaignBudget"]["period"] for row in odd} == {"CUSTOM_PERIOD"}
+    assert {row["campaignBudget"]["period"] for row in calm["results"]} == {"DAILY"}
+
+
+def test_googles_ads_may_have_no_names_and_all_else_has() -> None:
+    kind = CATALOGUE["google_unnamed_ads"]
+    assert kind.damage is not None
+    row = {"campaign": {"name": "C"}, "adGroup": {"name": "G"}, "adGroupAd": {"ad": {"id": "4", "name": "A"}}}
+    odd = orjson.loads(kind.damage(Answer.of([{"results": [row]}])).body)[0]["results"][0]
+    assert odd == {**row, "adGroupAd": {"ad": {"id": "4"}}}
+
+
+def test_a_stream_of_google_without_rows_may_have_no_batch(world: World) -> None:
+    wire, account = troubled(world, Platform.GOOGLE, "google_no_batches")
+    assert wire.gaql(account, "SELECT campaign.id FROM campaign WHERE campaign.id = 1", method="searchStream") == []
+    (batch,) = wire.gaql(account, "SELECT campaign.id FROM campaign", method="searchStream")
+    assert batch["results"]
+
+
+def test_googles_zeros_may_be_absent_and_nothing_else_is() -> None:
+    kind = CATALOGUE["google_zeros_absent"]
+    assert kind.damage is not None
+    row = {
+        "campaign": {"id": "0", "name": ""},
+        "metrics": {"clicks": "0", "conversions": 0.0, "impressions": "10"},
+        "segments": {"date": "2026-11-02", "hour": 0},
+    }
+    odd = orjson.loads(kind.damage(Answer.of([{"results": [row]}])).body)[0]["results"][0]
+    assert odd == {
+        "campaign": row["campaign"],
+        "metrics": {"impressions": "10"},
+        "segments": {"date": "2026-11-02"},
+    }
+
+
+@pytest.mark.parametrize(("rows", "cut"), [(None, True), (0, True), (3, True), (10_000, False)])
+def test_a_stream_of_google_may_end_in_the_middle(world: World, rows: float | None, cut: bool) -> None:
+    wire, account = troubled(world, Platform.GOOGLE, "google_cut_stream", rows)
+    path, query = f"/v26/customers/{account.external_id}/googleAds:searchStream", "SELECT campaign.id FROM campaign"
+    answer = wire.ask("POST", path, {}, wire.headers(account), orjson.dumps({"query": query}))
+    whole = Wire(world, Platform.GOOGLE).ask("POST", path, {}, wire.headers(account), orjson.dumps({"query": query}))
+    assert answer.status == 200
+    assert (answer.body != whole.body) == cut
+    assert whole.body.startswith(answer.body)
+
+
+def test_a_client_of_google_may_be_reached_through_two_managers(world: World) -> None:
+    account = next(one for one in world.connected if one.manager)
+    wire = Wire(world, Platform.GOOGLE, NOW, {"google_two_managers": None})
+    roots = wire.get(account, "/v26/customers:listAccessibleCustomers")["resourceNames"]
+    managers = [name.removeprefix("customers/") for name in roots]
+    assert managers[0] == account.manager
+    assert len(set(managers)) == 2
+    for manager in managers:
+        headers = {**wire.headers(account), "login-customer-id": manager}
+        for customer, resource in ((manager, "customer_client"), (account.external_id, "customer")):
+            body = orjson.dumps({"query": f"SELECT {resource}.id FROM {resource}"})
+            answer = wire.ask("POST", f"/v26/customers/{customer}/googleAds:search", {}, headers, body)
+            told = {row[resource.replace("_c", "C")]["id"] for row in orjson.loads(answer.body)["results"]}
+            assert account.external_id in told
+
+
 @pytest.mark.parametrize("platform", Platform)
 def test_past_days_may_be_restated_and_today_not(world: World, platform: Platform) -> None:
     account, today = first(world, platform), NOW.astimezone(ZoneInfo(first(world, platform).timezone)).date()
@@ -518,3 +698,44 @@ def test_google_may_rotate_refresh_tokens_and_takes_the_one_before_for_a_while(w
     assert refresh(str(lost), after=501) is None  # two behind
     assert refresh(third, after=531) is not None
     assert refresh(str(second), after=532) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("meta_refuses", {"code": 10}),
+        ("meta_refuses", {"code": "x"}),
+        ("tiktok_refuses", {"code": "40105/1"}),
+        ("google_refuses", {"code": "RESOURCE_EXHAUSTED"}),
+        ("http_500", {"code": "500"}),
+        ("http_500", {"message": "no"}),
+    ],
+)
+def test_a_code_that_cannot_be_played_is_refused_before_any_call(name: str, more: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        Fault(name, **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "value", "status", "found"),
+    [
+        ("meta_refuses", "190/463", None, 400, (190, 463)),
+        ("meta_refuses", "-2/2490547", 500, 500, (-2, 2490547)),
+        ("tiktok_refuses", "40105", None, 200, 40105),
+        ("tiktok_refuses", "50002", 500, 500, 50002),
+        ("google_refuses", "quotaError.RESOURCE_EXHAUSTED", None, 429, {"quotaError": "RESOURCE_EXHAUSTED"}),
+        ("google_refuses", "internalError.DEADLINE_EXCEEDED", 504, 504, {"internalError": "DEADLINE_EXCEEDED"}),
+    ],
+)
+def test_any_code_is_played_in_the_platforms_own_form(
+    name: str, code: str, value: float | None, status: int, found: object
+) -> None:
+    answer = reply(name, code=code, value=value, message="So it is.", path="/v26/x")
+    body = orjson.loads(answer.body)
+    told = {
+        "meta_refuses": lambda: (body["error"]["code"], body["error"]["error_subcode"]),
+        "tiktok_refuses": lambda: body["code"],
+        "google_refuses": lambda: body["error"]["details"][0]["errors"][0]["errorCode"],
+    }[name]()
+    assert (answer.status, told) == (status, found)
+    assert b"So it is." in answer.body

@@ -236,6 +236,10 @@ def test_page_size_and_page_token_are_checked(wire: Wire, account: AdAccount) ->
     query = "SELECT campaign.id FROM campaign"
     assert failure(wire.gaql(account, query, pageSize=10)) == {"requestError": "PAGE_SIZE_NOT_SUPPORTED"}
     assert failure(wire.gaql(account, query, pageToken="x")) == {"requestError": "INVALID_PAGE_TOKEN"}
+    for name in ("pageSize", "pageToken"):
+        ((answer,)) = wire.gaql(account, query, method="searchStream", **{name: "10"})
+        assert answer["error"]["status"] == "INVALID_ARGUMENT"
+        assert f'Unknown name "{name}"' in answer["error"]["message"]
     old = "SELECT metrics.clicks FROM campaign WHERE segments.date BETWEEN '2022-01-01' AND '2022-01-02'"
     assert failure(wire.gaql(account, old)) == {"dateRangeError": "REQUESTED_DATE_GRANULARITY_NOT_SUPPORTED"}
 

@@ -8,6 +8,7 @@ import hmac
 import json
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import orjson
 import pytest
@@ -110,7 +111,12 @@ def test_the_last_page_has_cursors_but_no_next(wire: Wire, account: AdAccount) -
         assert set(body["paging"]["cursors"]) == {"before", "after"}
         if "next" not in body["paging"]:
             break
-        assert body["paging"]["next"].startswith("http://sandbox" + path)
+        following = urlsplit(body["paging"]["next"])
+        assert f"{following.scheme}://{following.netloc}{following.path}" == "http://sandbox" + path
+        assert parse_qs(following.query) == {
+            "access_token": [wire.world.credentials(account)[0]],
+            **{"fields": ["id"], "limit": ["5"], "after": [body["paging"]["cursors"]["after"]]},
+        }
         query["after"] = body["paging"]["cursors"]["after"]
     shown = [one for one in account.ads if one.status in (Status.ACTIVE, Status.PAUSED)]
     assert pages > 2

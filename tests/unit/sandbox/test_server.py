@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,9 +17,12 @@ from typing import Any
 import httpx
 import pytest
 from dotenv import dotenv_values
+from starlette.responses import Response
 
 from aae.model import Platform
 from aae.sandbox import APP, Clock, Fault, Faults, World, create_app, running
+from aae.sandbox.server import _drip
+from aae.sandbox.wire import Answer
 from tests.listening import addresses
 from tests.unit.sandbox.wires import NOW, Wire, first
 
@@ -238,6 +243,33 @@ def test_the_command_says_its_address_and_serves() -> None:
         finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(10) == 0
+
+
+def test_a_body_that_drips_stops_when_nobody_listens_any_more() -> None:
+    sent: list[bytes] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    asyncio.run(_drip(Answer(b"abc", 200), receive, send, 3600))
+    assert sent == [b"", b"a"]
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    """Otherwise each waits for the acknowledgement of its head, which the other side delays by 40 ms."""
+    at_once = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        connection = receive.__self__.transport.get_extra_info("socket")
+        at_once.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        await Response("x")(scope, receive, send)
+
+    with running(app) as url:  # type: ignore[arg-type]
+        httpx.get(url, trust_env=False)
+    assert at_once == [1]
 
 
 def test_it_listens_on_loopback_and_cannot_be_told_otherwise() -> None:

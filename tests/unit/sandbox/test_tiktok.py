@@ -88,6 +88,24 @@ def test_deleted_entities_are_told_only_when_the_filter_has_the_levels_name(wire
     assert seen("campaign_status") > seen(None) == seen("ad_status")
 
 
+def test_asked_for_several_advertisers_at_once_amounts_lose_their_decimals(wire: Wire, account: AdAccount) -> None:
+    asked: dict[str, Any] = {"metrics": ["spend", "clicks"], "page_size": "1000"}
+    (one, *_), (many, *_) = (
+        report(wire, account, **asked, **more)["data"]["list"]
+        for more in ({}, {"advertiser_ids": [account.external_id]})
+    )
+    assert one["metrics"]["spend"].partition(".")[2]
+    assert many["dimensions"] == one["dimensions"]
+    assert many["metrics"] == {
+        "spend": one["metrics"]["spend"].partition(".")[0],
+        "clicks": one["metrics"]["clicks"],
+        "currency": account.currency,
+        "timezone": account.timezone,
+    }
+    assert report(wire, account, advertiser_ids=[account.external_id] * 6)["code"] == 40002
+    assert report(wire, account, advertiser_ids=["7"])["code"] == 40001
+
+
 def test_filters_by_campaign_narrow_a_report(wire: Wire, account: AdAccount) -> None:
     campaign = account.campaigns[0].external_id
     condition = {"field_name": "campaign_ids", "filter_type": "IN", "filter_value": f'["{campaign}"]'}

@@ -54,14 +54,3 @@ def test_levels_and_granularities_of_any_world_add_up_to_its_account(platform: P
     assert total(Level.CAMPAIGN, hourly=True)[delivery] == whole[delivery]
     # Performance Max has no ads: there the ad level misses part, and only there.
     assert (total(Level.AD, hourly=False) == whole) == (platform is not Platform.GOOGLE)
-
-
-@pytest.mark.parametrize("platform", list(Platform))
-def test_rows_are_served_by_the_thousand_per_second(world: World, platform: Platform) -> None:
-    import time
-
-    account = next(one for one in world.connected if one.platform is platform)
-    begin = time.perf_counter()
-    rows = read(Wire(world, platform), account, Level.AD, date(2026, 10, 1), date(2026, 10, 5), hourly=True)
-    took = time.perf_counter() - begin
-    assert took < len(rows) / 2000, f"{len(rows)} rows in {took:.2f} s"

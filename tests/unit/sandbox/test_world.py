@@ -103,12 +103,8 @@ def test_the_repeated_hour_of_autumn_is_one_row(world: World) -> None:
     assert facts.impressions.sum() == whole.impressions.sum()
 
 
-def test_the_default_world_is_made_in_under_two_seconds_and_has_the_variety_that_was_promised() -> None:
-    import time
-
-    begin = time.perf_counter()
+def test_the_default_world_has_the_variety_that_was_promised() -> None:
     world = World.generate(7, NOW)
-    assert time.perf_counter() - begin < 2
     accounts = world.connected
     assert len(world.users) == 4
     assert len(accounts) >= 9

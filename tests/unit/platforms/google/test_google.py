@@ -8,13 +8,14 @@ from typing import Any
 import httpx
 import pandas as pd
 import pytest
+from pydantic import SecretStr
 
 from aae.errors import AaeError, Bug, Reauthorize, Reduce, Retry, Skip, Throttled
 from aae.model import Granularity, Platform, Slice, Totals
 from aae.platforms import transport
 from aae.platforms.base import TokenCheck, TokenState
 from aae.platforms.google.wire import judge
-from aae.platforms.transport import Answer, Blip
+from aae.platforms.transport import Answer, Blip, Caller
 from tests.unit.platforms.support import (
     DAY,
     NOW,
@@ -32,6 +33,7 @@ from tests.unit.platforms.support import (
     use,
 )
 
+CALLER = Caller(SecretStr(TOKEN), "1001")
 GOOGLE = account(Platform.GOOGLE, login_customer_id="999")
 
 
@@ -43,34 +45,56 @@ def failure(kind: str, name: str, status: int = 400, **details: Any) -> dict[str
 
 def judged(data: Any, status: int = 400, before: int = 0) -> AaeError:
     with pytest.raises(AaeError) as caught:
-        judge("1001", Answer(status, {}, data, True, NOW, before))
+        judge(CALLER, Answer(status, {}, data, True, NOW, before))
     return caught.value
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "status", "expected"),
-    [
-        ("authenticationError", "OAUTH_TOKEN_EXPIRED", 401, Retry),
-        ("authenticationError", "OAUTH_TOKEN_INVALID", 401, Retry),
-        ("authenticationError", "OAUTH_TOKEN_REVOKED", 401, Reauthorize),
-        ("authenticationError", "NOT_ADS_USER", 401, Reauthorize),
-        ("authenticationError", "GOOGLE_ACCOUNT_DELETED", 401, Reauthorize),
-        ("authenticationError", "DEVELOPER_TOKEN_INVALID", 401, Bug),
-        ("authorizationError", "DEVELOPER_TOKEN_NOT_APPROVED", 403, Bug),
-        ("authorizationError", "CLOUD_PROJECT_NOT_ALLOWED", 403, Bug),
-        ("authorizationError", "USER_PERMISSION_DENIED", 403, Skip),
-        ("authorizationError", "CUSTOMER_NOT_ENABLED", 403, Skip),
-        ("queryError", "REQUESTED_METRICS_FOR_MANAGER", 400, Skip),
-        ("internalError", "INTERNAL_ERROR", 500, Blip),
-        ("internalError", "TRANSIENT_ERROR", 503, Blip),
-        ("requestError", "EXPIRED_PAGE_TOKEN", 400, Blip),
-        ("quotaError", "RESOURCE_EXHAUSTED", 429, Throttled),
-        ("quotaError", "EXCESSIVE_SHORT_TERM_QUERY_RESOURCE_CONSUMPTION", 429, Throttled),
-        ("queryError", "UNRECOGNIZED_FIELD", 400, Bug),
-        ("requestError", "UNSUPPORTED_VERSION", 400, Bug),
-        ("dateRangeError", "REQUESTED_DATE_GRANULARITY_NOT_SUPPORTED", 400, Bug),
-    ],
-)
+DEAD = [
+    *("OAUTH_TOKEN_REVOKED", "OAUTH_TOKEN_DISABLED", "NOT_ADS_USER", "GOOGLE_ACCOUNT_DELETED"),
+    *("TWO_STEP_VERIFICATION_NOT_ENROLLED", "ADVANCED_PROTECTION_NOT_ENROLLED"),
+]
+OPERATORS = [
+    *[("authenticationError", name, 401) for name in ("DEVELOPER_TOKEN_INVALID", "ORGANIZATION_NOT_RECOGNIZED")],
+    *[("authorizationError", f"DEVELOPER_TOKEN_{name}", 403) for name in ("NOT_APPROVED", "PROHIBITED")],
+    *[("authorizationError", name, 403) for name in ("DEVELOPER_TOKEN_NOT_ON_ALLOWLIST", "PROJECT_DISABLED")],
+    *[("authorizationError", name, 403) for name in ("CLOUD_PROJECT_NOT_UNDER_ORGANIZATION", "MISSING_TOS")],
+    ("requestError", "DEVELOPER_TOKEN_PARAMETER_MISSING", 400),
+]
+NOT_THIS_ACCOUNT = [
+    *("USER_PERMISSION_DENIED", "CUSTOMER_NOT_ENABLED", "CUSTOMER_NOT_FOUND", "METRIC_ACCESS_DENIED"),
+    *("INVALID_LOGIN_CUSTOMER_ID_SERVING_CUSTOMER_ID_COMBINATION", "ACTION_NOT_PERMITTED_FOR_SUSPENDED_ACCOUNT"),
+]
+QUOTAS = [
+    *("RESOURCE_EXHAUSTED", "RESOURCE_TEMPORARILY_EXHAUSTED", "ACCESS_PROHIBITED"),
+    *[f"EXCESSIVE_{term}_TERM_QUERY_RESOURCE_CONSUMPTION" for term in ("SHORT", "LONG")],
+]
+WRONG_QUERIES = [
+    *("UNRECOGNIZED_FIELD", "PROHIBITED_SEGMENT_WITH_METRIC_IN_SELECT_OR_WHERE_CLAUSE"),
+    "EXPECTED_REFERENCED_FIELD_IN_SELECT_CLAUSE",
+]
+
+
+FAILURES: list[tuple[str, str, int, type[AaeError]]] = [
+    ("authenticationError", "OAUTH_TOKEN_EXPIRED", 401, Retry),
+    ("authenticationError", "OAUTH_TOKEN_INVALID", 401, Retry),
+    *[("authenticationError", name, 401, Reauthorize) for name in DEAD],
+    *[(kind, name, status, Bug) for kind, name, status in OPERATORS],
+    *[("authorizationError", name, 403, Skip) for name in NOT_THIS_ACCOUNT],
+    ("queryError", "REQUESTED_METRICS_FOR_MANAGER", 400, Skip),
+    ("internalError", "INTERNAL_ERROR", 500, Blip),
+    ("internalError", "TRANSIENT_ERROR", 503, Blip),
+    ("internalError", "DEADLINE_EXCEEDED", 504, Blip),
+    ("requestError", "EXPIRED_PAGE_TOKEN", 400, Blip),
+    *[("quotaError", name, 429, Throttled) for name in QUOTAS],
+    *[("queryError", name, 400, Bug) for name in WRONG_QUERIES],
+    *[("requestError", name, 400, Bug) for name in ("PAGE_SIZE_NOT_SUPPORTED", "INVALID_PAGE_TOKEN")],
+    ("requestError", "UNSUPPORTED_VERSION", 400, Bug),
+    ("dateRangeError", "REQUESTED_DATE_GRANULARITY_NOT_SUPPORTED", 400, Bug),
+]
+"""What Google's errors mean for whoever calls: kind, name and HTTP status of each."""
+
+
+@pytest.mark.parametrize(("kind", "name", "status", "expected"), FAILURES)
 def test_a_failure_is_what_its_error_code_says_alone_or_in_a_streams_array(
     kind: str, name: str, status: int, expected: type[AaeError]
 ) -> None:
@@ -79,6 +103,17 @@ def test_a_failure_is_what_its_error_code_says_alone_or_in_a_streams_array(
         error = judged(data, status)
         assert type(error) is expected
         assert error.code == name
+
+
+@pytest.mark.parametrize(("kind", "name", "status"), OPERATORS)
+def test_a_refusal_of_our_developer_token_names_the_setting(kind: str, name: str, status: int) -> None:
+    assert "check AAE_GOOGLE__DEVELOPER_TOKEN" in str(judged(failure(kind, name, status), status))
+
+
+def test_a_version_that_is_over_names_the_setting() -> None:
+    for error in (judged(failure("requestError", "UNSUPPORTED_VERSION")), judged(None, 404)):
+        assert type(error) is Bug
+        assert "AAE_GOOGLE__VERSION" in str(error)
 
 
 @pytest.mark.parametrize("data", [{"error": {"code": 401, "status": "UNAUTHENTICATED"}}, [{"error": {}}], None, {}, []])
@@ -158,6 +193,14 @@ def test_a_row_is_exact_with_fractions_of_conversions() -> None:
     assert "pageSize" not in body(network.requests[0])
 
 
+def test_ids_of_customers_have_no_hyphens_on_the_wire() -> None:
+    through = account(Platform.GOOGLE, login_customer_id="999-000-1111")
+    _, network, _ = use(
+        Platform.GOOGLE, stream([]), lambda google: gather(google.fetch_metrics(through, token(), piece()))
+    )
+    assert {request.headers["login-customer-id"] for request in network.requests} == {"9990001111"}
+
+
 def test_performance_max_comes_from_the_campaign_and_nothing_else_does() -> None:
     frame, network = fetch(stream([row("5", 13)], [row(None, 14)]), piece(Granularity.HOURLY))
     assert frame["level"].tolist() == ["ad", "campaign"]
@@ -187,6 +230,55 @@ def test_an_empty_stream_has_no_rows(answer: Any) -> None:
 def test_a_cut_stream_is_a_retry() -> None:
     with pytest.raises(Retry):
         fetch(lambda _: httpx.Response(200, text='[{"results": [{"campaign"'))
+
+
+LATE = httpx.Response(504, json=failure("internalError", "DEADLINE_EXCEEDED", 504))
+CUT = httpx.Response(200, text='[{"results": [{"campaign"')
+
+
+@pytest.mark.parametrize(
+    ("trouble", "tries"), [(CUT, 3), (httpx.ReadError("cut"), 3), (httpx.ReadTimeout("slow"), 2), (LATE, 3)]
+)
+def test_a_stream_that_does_not_arrive_whole_is_asked_for_by_fewer_days(
+    trouble: httpx.Response | Exception, tries: int
+) -> None:
+    spans: list[str] = []
+
+    def script(request: httpx.Request) -> httpx.Response | Exception:
+        query = body(request)["query"]
+        span = query.partition("BETWEEN ")[2]
+        if "FROM ad_group_ad" not in query:
+            return ok([])
+        spans.append(f"{span[9:11]}-{span[26:28]}")
+        day = {"segments": {"date": span[1:11]}}
+        return trouble if span[1:11] != span[18:28] else ok([{"results": [row() | day]}])
+
+    frame, _ = fetch(script, piece(since=DAY - timedelta(days=2)))
+    assert frame["local_date"].dt.day.tolist() == [19, 20, 21]
+    assert spans == [*["19-21"] * tries, "19-19", *["20-21"] * tries, "20-20", "21-21"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [
+        (httpx.Response(503, text="busy"), Retry),
+        (httpx.ConnectError("refused"), Retry),
+        (httpx.Response(429, json=failure("quotaError", "RESOURCE_EXHAUSTED", 429)), Throttled),
+        (httpx.Response(400, json=failure("queryError", "UNRECOGNIZED_FIELD")), Bug),
+    ],
+)
+def test_what_is_not_about_its_size_is_not_asked_for_by_fewer_days(
+    trouble: httpx.Response | Exception, kind: type[AaeError]
+) -> None:
+    spans: set[str] = set()
+
+    def script(request: httpx.Request) -> httpx.Response | Exception:
+        spans.add(body(request)["query"].partition("BETWEEN ")[2])
+        return trouble
+
+    with pytest.raises(kind):
+        fetch(script, piece(since=DAY - timedelta(days=2)))
+    assert spans == {"'2026-11-19' AND '2026-11-21'"}
 
 
 def test_too_large_an_answer_halves_the_days(monkeypatch: pytest.MonkeyPatch) -> None:

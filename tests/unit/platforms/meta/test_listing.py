@@ -48,8 +48,13 @@ def test_parents_come_before_children_and_every_column_is_there() -> None:
     assert frame["name"].tolist()[0] == "Winter?"
 
 
+WHOLE = ["CLP", "COP", "CRC", "HUF", "ISK", "IDR", "JPY", "KRW", "PYG", "TWD", "VND"]
+HUNDREDTHS = ["USD", "EUR", "BHD", "JOD", "KWD"]
+
+
 @pytest.mark.parametrize(
-    ("currency", "micros"), [("USD", 50_000_000), ("JPY", 5_000_000_000), ("HUF", 5_000_000_000), ("KWD", 50_000_000)]
+    ("currency", "micros"),
+    [*[(currency, 5_000_000_000) for currency in WHOLE], *[(currency, 50_000_000) for currency in HUNDREDTHS]],
 )
 def test_budgets_are_counted_by_metas_own_table_of_units(currency: str, micros: int) -> None:
     frame, _, _ = use(

@@ -14,7 +14,20 @@ import pytest
 
 from aae.errors import Bug, Reduce, Retry
 from aae.model import Granularity, Platform, Slice, Totals
-from tests.unit.platforms.support import DAY, Clock, Network, Script, account, gather, ok, piece, token, use
+from aae.platforms.base import Connector, Rules
+from tests.unit.platforms.support import (
+    DAY,
+    SETTINGS,
+    Clock,
+    Network,
+    Script,
+    account,
+    gather,
+    ok,
+    piece,
+    token,
+    use,
+)
 
 HOUR = "hourly_stats_aggregated_by_advertiser_time_zone"
 REDUCE = httpx.Response(
@@ -81,6 +94,12 @@ def test_one_purchase_counter_is_chosen_and_never_summed(counts: Any, values: An
     assert found["revenue_micros"] == int(amount[expected]) * 10**6
 
 
+def test_an_entry_that_only_other_windows_counted_is_no_conversion() -> None:
+    seen = {"action_type": "omni_purchase", "28d_click": "4"}
+    found = one(actions=[seen, entry("purchase", "3")], action_values=[seen])
+    assert (found["conversions_micros"], found["revenue_micros"]) == (0, 0)
+
+
 def test_no_actions_on_a_day_are_no_conversions() -> None:
     found = one()
     assert (found["conversions_micros"], found["revenue_micros"]) == (0, 0)
@@ -104,6 +123,19 @@ def test_the_question_names_its_windows_days_and_level() -> None:
     assert json.loads(asked["action_attribution_windows"]) == ["7d_click", "1d_view"]
     assert json.loads(asked["time_range"]) == {"since": "2026-11-21", "until": "2026-11-21"}
     assert (asked["level"], asked["time_increment"], asked["limit"]) == ("ad", "1", "500")
+    assert asked["fields"] == "campaign_id,adset_id,ad_id,impressions,clicks,spend,actions,action_values"
+    assert asked.keys() == {
+        *("level", "fields", "time_range", "time_increment", "action_attribution_windows", "filtering"),
+        *("limit", "appsecret_proof"),
+    }
+
+
+def test_the_windows_asked_for_are_those_stored_beside_the_numbers() -> None:
+    async def rules(meta: Connector) -> Rules:
+        return meta.rules
+
+    found, _, _ = use(Platform.META, [], rules)
+    assert found.attribution.split(",") == list(SETTINGS.meta.attribution_windows)
 
 
 class Runs:
@@ -134,10 +166,11 @@ DONE = ("Job Completed", 100)
 
 def test_what_is_too_much_at_once_is_computed_in_the_background() -> None:
     lost = httpx.Response(400, json={"error": {"code": 100, "error_subcode": 33, "message": "does not exist"}})
-    clock, meta = Clock(), Runs(lambda _: REDUCE, [lost, ("Job Running", 40), ("Job Completed", 99), DONE])
+    waiting = [("Job Not Started", 0), ("Job Started", 0), ("Job Running", 40), ("Job Completed", 99)]
+    clock, meta = Clock(), Runs(lambda _: REDUCE, [lost, *waiting, DONE])
     frame, network = fetch(meta, clock=clock)
     assert frame["external_id"].tolist() == ["3"]
-    assert clock.slept == [1.0, 2.0, 4.0, 8.0]
+    assert clock.slept == [1.0, 2.0, 4.0, 8.0, 15.0, 30.0]
     post = next(request for request in network.requests if request.method == "POST")
     assert b"time_increment=1" in post.content
 

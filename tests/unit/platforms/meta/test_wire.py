@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -9,14 +11,17 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from aae.errors import AaeError, Bug, Reauthorize, Reduce, Retry, Skip, Throttled
 from aae.model import Platform
+from aae.platforms.meta import wire
 from aae.platforms.meta.wire import judge
-from aae.platforms.transport import Answer, Blip
+from aae.platforms.transport import Answer, Blip, Caller
 from tests.unit.platforms.support import NOW, SECRETS, TOKEN, Clock, account, gather, ok, piece, token, use
 
 META = account(Platform.META)
+CALLER = Caller(SecretStr(TOKEN), "1001")
 
 
 def answer(data: Any, status: int = 400, *, before: int = 0, **headers: Any) -> Answer:
@@ -30,13 +35,9 @@ def refusal(code: Any, subcode: Any = None, message: str = "No.", **more: Any) -
 
 REFUSALS = [
     (190, None, Reauthorize),
-    (190, 458, Reauthorize),
-    (190, 463, Reauthorize),
+    *[(190, subcode, Reauthorize) for subcode in (458, 459, 460, 463, 464, 467, 492)],
     (102, None, Reauthorize),
-    (3, None, Skip),
-    (10, None, Skip),
-    (200, None, Skip),
-    (299, None, Skip),
+    *[(code, None, Skip) for code in (3, 10, *range(200, 300))],
     (100, 33, Skip),
     (1, None, Blip),
     (1, 99, Blip),
@@ -45,13 +46,11 @@ REFUSALS = [
     (2, 1504044, Blip),
     (-2, 2490547, Blip),
     (960, None, Blip),
-    (4, None, Throttled),
-    (17, 2446079, Throttled),
-    (613, 1487742, Throttled),
-    (80000, 2446079, Throttled),
-    (80004, 2446079, Throttled),
-    (80014, None, Throttled),
-    (368, None, Throttled),
+    *[(4, subcode, Throttled) for subcode in (None, 1504022, 1504039)],
+    *[(17, subcode, Throttled) for subcode in (None, 2446079)],
+    *[(613, subcode, Throttled) for subcode in (None, 1487742, 1996)],
+    *[(code, None, Throttled) for code in (32, 341, 368, *range(80000, 80007), 80008, 80009, 80014)],
+    *[(code, 2446079, Throttled) for code in (80000, 80004)],
     (100, 1487534, Reduce),
     (100, 1504018, Reduce),
     (2, 1504038, Reduce),
@@ -59,6 +58,7 @@ REFUSALS = [
     (2, 1504042, Bug),
     (100, None, Bug),
     (2635, None, Bug),
+    (3018, None, Bug),
     (None, None, Bug),
     ("190", "463", Reauthorize),
     ({"x": 1}, [2], Bug),
@@ -68,7 +68,7 @@ REFUSALS = [
 @pytest.mark.parametrize(("code", "subcode", "kind"), REFUSALS)
 def test_a_refusal_is_what_its_code_says(code: Any, subcode: Any, kind: type[AaeError]) -> None:
     with pytest.raises(AaeError) as caught:
-        judge("1001", answer(refusal(code, subcode)))
+        judge(CALLER, answer(refusal(code, subcode)))
     assert type(caught.value) is kind
 
 
@@ -76,15 +76,53 @@ def test_a_refusal_is_what_its_code_says(code: Any, subcode: Any, kind: type[Aae
 def test_reduce_is_known_by_its_words_where_it_has_no_code(status: int) -> None:
     words = "Please reduce the amount of data you're asking for, then retry your request"
     with pytest.raises(Reduce):
-        judge("1001", answer(refusal(1, None, words), status))
+        judge(CALLER, answer(refusal(1, None, words), status))
+
+
+def test_rows_that_a_report_run_does_not_have_yet_are_a_blip() -> None:
+    words = "(#100) Cannot include spend in summary param because they weren't there while creating the report run."
+    with pytest.raises(Blip):
+        judge(CALLER, answer(refusal(100, None, words)))
+
+
+@pytest.mark.parametrize("data", ["plain text", '{"blame": 1}', {"blame_field_specs": [["x"]]}, 5])
+def test_what_meta_adds_to_a_refusal_is_no_part_of_it(data: Any) -> None:
+    with pytest.raises(Reauthorize):
+        judge(CALLER, answer(refusal(190, 463, error_data=data, error_user_title="x", error_user_msg=None)))
+
+
+def test_a_version_that_is_over_names_the_setting() -> None:
+    with pytest.raises(Bug, match="set AAE_META__VERSION to a later one"):
+        judge(CALLER, answer(refusal(2635, None, "(#2635) You are calling a deprecated version of the Ads API.")))
+
+
+@pytest.mark.parametrize(
+    ("headers", "served"),
+    [
+        ({"facebook-api-version": "v27.0"}, "v27.0"),
+        ({"facebook-api-version": "v27.0", "X-Ad-Api-Version-Warning": "upgraded"}, "v27.0"),
+        ({"X-Ad-Api-Version-Warning": "soon over"}, "v26.0"),
+        ({"facebook-api-version": "v26.0"}, None),
+        ({"facebook-api-version": "v27.0 or so"}, None),
+        ({}, None),
+    ],
+)
+def test_an_answer_in_another_version_is_said_once(
+    headers: dict[str, str], served: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire._say_version.cache_clear()
+    page = httpx.Response(200, json={"data": []}, headers=headers)
+    use(Platform.META, [page] * 3, lambda meta: meta.list_entities(META, token()))
+    told = [record.getMessage() for record in caplog.records if record.name == wire.__name__]
+    assert told == ([f"AAE_META__VERSION=v26.0 is over, or nearly so: Meta answered in {served}"] if served else [])
 
 
 def test_a_transient_flag_or_a_servers_status_makes_an_unknown_code_a_blip() -> None:
     for refused in [answer(refusal(999, is_transient=True)), answer(refusal(999), 503)]:
         with pytest.raises(Blip):
-            judge("1001", refused)
+            judge(CALLER, refused)
     with pytest.raises(Skip):
-        judge("1001", answer(refusal(100, None, "Missing permissions for this")))
+        judge(CALLER, answer(refusal(100, None, "Missing permissions for this")))
 
 
 @pytest.mark.parametrize(
@@ -92,20 +130,20 @@ def test_a_transient_flag_or_a_servers_status_makes_an_unknown_code_a_blip() -> 
 )
 def test_a_wrong_app_names_the_settings_to_check(code: int, words: str) -> None:
     with pytest.raises(Bug, match="AAE_META__APP_SECRET"):
-        judge("1001", answer(refusal(code, None, words)))
+        judge(CALLER, answer(refusal(code, None, words)))
 
 
 def test_the_code_travels_with_the_error() -> None:
     with pytest.raises(Reauthorize) as caught:
-        judge("1001", answer(refusal(190, 463, "Session has expired")))
+        judge(CALLER, answer(refusal(190, 463, "Session has expired")))
     assert caught.value.code == "190/463"
     assert str(caught.value) == "Meta no longer accepts this token: Session has expired (190/463)"
 
 
 def test_a_throttle_lasts_as_long_as_the_headers_say_else_longer_each_time() -> None:
-    def until(code: int, **more: Any) -> Throttled:
+    def until(code: int, subcode: int | None = None, **more: Any) -> Throttled:
         with pytest.raises(Throttled) as caught:
-            judge("1001", answer(refusal(code), **more))
+            judge(CALLER, answer(refusal(code, subcode), **more))
         return caught.value
 
     regain = {
@@ -117,7 +155,12 @@ def test_a_throttle_lasts_as_long_as_the_headers_say_else_longer_each_time() -> 
     reset = until(17, x_ad_account_usage={"acc_id_util_pct": 100, "reset_time_duration": 90})
     assert reset.until - NOW == timedelta(seconds=90)
     assert [(until(4, before=n).until - NOW).total_seconds() for n in range(6)] == [60, 120, 240, 480, 600, 600]
-    assert until(4).scope == "meta:app"
+    unused = {"acc_id_util_pct": 40, "reset_time_duration": 3000}  # how long it takes to forget all usage
+    assert until(17, x_ad_account_usage=unused).until - NOW == timedelta(minutes=1)
+    assert {until(code).scope for code in (4, 32, 341)} == {"meta:app"}
+    assert {until(code).scope for code in (368, 613, 80000, 80014)} == {"meta:account:1001"}
+    assert {until(code, 2446079).scope for code in (17, 80000)} == {"meta:account:1001"}
+    assert until(17).scope == f"meta:{CALLER.user}"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +184,7 @@ def test_a_throttle_lasts_as_long_as_the_headers_say_else_longer_each_time() -> 
 def test_nearly_used_up_means_leaving_that_scope_alone_for_a_while(
     headers: dict[str, Any], pauses: dict[str, int]
 ) -> None:
-    found = judge("1001", answer({"data": []}, 200, **headers))
+    found = judge(CALLER, answer({"data": []}, 200, **headers))
     ends = {scope: until for scope, until in found.items() if isinstance(until, datetime)}
     assert {scope: (until - NOW) / timedelta(minutes=1) for scope, until in ends.items()} == pauses
     assert ends == found
@@ -162,16 +205,16 @@ def test_nearly_used_up_means_leaving_that_scope_alone_for_a_while(
 def test_from_three_quarters_on_calls_are_spaced_the_more_the_nearer_the_limit(
     headers: dict[str, Any], paces: dict[str, float | None]
 ) -> None:
-    found = judge("1001", answer({"data": []}, 200, **headers))
+    found = judge(CALLER, answer({"data": []}, 200, **headers))
     assert {name: one.total_seconds() if isinstance(one, timedelta) else None for name, one in found.items()} == paces
 
 
 def test_a_good_answer_that_says_when_there_is_room_again_is_believed() -> None:
     told = {"1001": [{"call_count": 100, "estimated_time_to_regain_access": 45}]}
-    found = judge("1001", answer({"data": []}, 200, x_business_use_case_usage=told))
+    found = judge(CALLER, answer({"data": []}, 200, x_business_use_case_usage=told))
     assert found == {"meta:account:1001": NOW + timedelta(minutes=45)}
     used_up = {"acc_id_util_pct": 100, "reset_time_duration": 1800}
-    found = judge("1001", answer({"data": []}, 200, x_ad_account_usage=used_up))
+    found = judge(CALLER, answer({"data": []}, 200, x_ad_account_usage=used_up))
     assert found == {"meta:account:1001": NOW + timedelta(minutes=30)}
 
 
@@ -242,7 +285,8 @@ def test_too_much_data_halves_the_page_and_keeps_the_place() -> None:
 def test_the_token_goes_in_the_header_and_the_proof_of_the_secret_beside_it() -> None:
     _, network, _ = use(Platform.META, lambda _: ok({"data": []}), lambda meta: meta.accounts(token()))
     assert network.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
-    assert len(network.asked()["appsecret_proof"]) == 64
+    proof = hmac.new(SECRETS["meta app"].encode(), TOKEN.encode(), hashlib.sha256).hexdigest()
+    assert network.asked()["appsecret_proof"] == proof == proof.lower()
     assert all(secret not in str(network.requests[0].url) for secret in SECRETS.values())
 
 
@@ -257,6 +301,13 @@ def test_high_usage_stops_the_next_call_without_sending_it() -> None:
             clock=clock,
         )
     assert (caught.value.scope, caught.value.until) == ("meta:app", NOW + timedelta(minutes=10))
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_error_beside_rows_is_an_error(status: int) -> None:
+    both = httpx.Response(status, json={"data": [campaign(1)], **refusal(190, 463)})
+    with pytest.raises(Reauthorize):
+        use(Platform.META, [both], lambda meta: meta.list_entities(META, token()))
 
 
 def test_plain_text_with_status_200_is_a_retry() -> None:

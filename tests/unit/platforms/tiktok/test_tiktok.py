@@ -11,13 +11,14 @@ from typing import Any
 import httpx
 import pandas as pd
 import pytest
+from pydantic import SecretStr
 
 from aae.errors import AaeError, Bug, Reauthorize, Reduce, Retry, Skip, Throttled
 from aae.model import Granularity, Platform, Slice, Totals
 from aae.platforms import connectors
 from aae.platforms.base import TokenState
 from aae.platforms.tiktok.wire import judge
-from aae.platforms.transport import Answer, Blip, TimedOut
+from aae.platforms.transport import Answer, Blip, Caller, TimedOut
 from tests.unit.platforms.support import (
     DAY,
     NOW,
@@ -38,6 +39,7 @@ from tests.unit.platforms.support import (
 )
 
 STRANGE: list[Any] = ["0", None, True, [0], {}]
+CALLER = Caller(SecretStr(TOKEN), "1001")
 TIKTOK = account(Platform.TIKTOK)
 
 
@@ -65,35 +67,50 @@ def fetch(script: Script, what: Slice | None = None) -> tuple[pd.DataFrame, Netw
     return frame, network
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        *[(code, Reauthorize) for code in (40102, 40103, 40104, 40105, 40106, 40107, 40110, 40114)],
-        *[(code, Throttled) for code in (40100, 40016, 40132, 40133, 61000)],
-        *[(code, Skip) for code in (40001, 40003, 40130, 40300, 40302)],
-        *[(code, Blip) for code in (40200, 40201, 40202, 40700, 50000, 50002, 59999, 60001)],
-        (51010, TimedOut),
-        *[(code, Bug) for code in (40000, 40002, 40006, 40007, 40011, 40101, 40113, 40124, 41000, 20001, -1, 10**30)],
-        *[(code, Bug) for code in STRANGE],
-    ],
-)
+OUR_APPS = (40101, 40108, 40113, 40117, 40118, 40119, 40124, 40125, 41000)
+REFUSALS: list[tuple[int, type[AaeError]]] = [
+    *[(code, Reauthorize) for code in (40102, 40103, 40104, 40105, 40106, 40107, 40110, 40114)],
+    *[(code, Throttled) for code in (40100, 40016, 40132, 40133, 61000)],
+    *[(code, Skip) for code in (40001, 40003, 40130, 40300, 40301, 40302)],
+    *[(code, Blip) for code in (40200, 40201, 40202, 40700, 50000, 50002, 59999, 60001)],
+    (51010, TimedOut),
+    *[(code, Bug) for code in (40000, 40002, 40006, 40007, 40010, 40011, 40051, 40400, 41001, 41002)],
+    *[(code, Bug) for code in OUR_APPS],
+    (20001, Bug),
+]
+"""What TikTok's codes mean for whoever calls."""
+
+
+@pytest.mark.parametrize(("code", "kind"), [*REFUSALS, *[(code, Bug) for code in (-1, 10**30, *STRANGE)]])
 def test_an_envelope_is_what_its_code_says_whatever_the_http_status(code: Any, kind: type[AaeError]) -> None:
     for status in (200,) if kind is Bug else (200, 400, 500):
         with pytest.raises(AaeError) as caught:
-            judge("1001", Answer(status, {}, {"code": code, "message": "No.", "data": {}}, True, NOW))
+            judge(CALLER, Answer(status, {}, {"code": code, "message": "No.", "data": {}}, True, NOW))
         assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("code", "setting"),
+    [
+        *[(code, "AAE_TIKTOK__APP_ID") for code in OUR_APPS],
+        *[(code, "AAE_TIKTOK__VERSION") for code in (40006, 40051)],
+    ],
+)
+def test_a_refusal_of_our_app_or_version_names_the_setting(code: int, setting: str) -> None:
+    with pytest.raises(Bug, match=setting):
+        judge(CALLER, Answer(200, {}, {"code": code, "message": "No.", "data": {}}, True, NOW))
 
 
 def test_patience_grows_from_a_second_to_five_minutes() -> None:
     waits = []
     for before in range(6):
         with pytest.raises(Throttled) as caught:
-            judge("1001", Answer(200, {}, {"code": 40100}, True, NOW, before))
+            judge(CALLER, Answer(200, {}, {"code": 40100}, True, NOW, before))
         waits.append((caught.value.until - NOW).total_seconds())
         assert caught.value.scope == "tiktok:app"
     assert waits == [1, 5, 60, 300, 300, 300]
     with pytest.raises(Throttled) as own:
-        judge("1001", Answer(200, {}, {"code": 40133}, True, NOW))
+        judge(CALLER, Answer(200, {}, {"code": 40133}, True, NOW))
     assert own.value.scope == "tiktok:account:1001"
 
 
@@ -125,6 +142,11 @@ def test_a_daily_row_is_exact_and_a_dash_is_missing() -> None:
     assert request.headers["access-token"] == TOKEN
     asked = network.asked()
     assert (asked["data_level"], asked["page_size"]) == ("AUCTION_AD", "1000")
+    assert (asked["advertiser_id"], asked["report_type"], asked["service_type"]) == ("1001", "BASIC", "AUCTION")
+    assert json.loads(asked["metrics"]) == [
+        *("spend", "impressions", "clicks", "complete_payment", "total_complete_payment_rate"),
+        *("campaign_id", "adgroup_id"),
+    ]
     assert json.loads(asked["dimensions"]) == ["ad_id", "stat_time_day"]
     assert json.loads(asked["filtering"]) == [
         {"field_name": "ad_status", "filter_type": "IN", "filter_value": '["STATUS_ALL"]'}
@@ -382,7 +404,11 @@ def test_totals_are_the_advertisers_own() -> None:
         Platform.TIKTOK, [listing(total)], lambda tiktok: tiktok.fetch_totals(TIKTOK, token(), piece())
     )
     assert found == Totals(1000, 17, 12_340_000, 1_000_000, 49_900_000)
-    assert network.asked()["data_level"] == "AUCTION_ADVERTISER"
+    asked = network.asked()
+    assert asked["data_level"] == "AUCTION_ADVERTISER"
+    assert json.loads(asked["metrics"]) == [  # what is not of the level is refused as of no relation to it
+        *("spend", "impressions", "clicks", "complete_payment", "total_complete_payment_rate")
+    ]
     nothing, _, _ = use(Platform.TIKTOK, [listing()], lambda tiktok: tiktok.fetch_totals(TIKTOK, token(), piece()))
     assert nothing == Totals(0, 0, 0, 0, 0)
 
@@ -450,6 +476,7 @@ def test_a_malformed_day_is_a_bug(stamp: Any) -> None:
         fetch([listing(row(stamp=stamp))])
 
 
-def test_a_path_that_does_not_exist_is_a_bug() -> None:
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_path_or_a_method_that_does_not_exist_is_a_bug(status: int) -> None:
     with pytest.raises(Bug):
-        fetch([httpx.Response(404, text="404 page not found")])
+        fetch([httpx.Response(status, text="404 page not found")])

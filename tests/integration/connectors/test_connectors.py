@@ -3,148 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import pytest
-from pydantic import SecretStr
 
 from aae.errors import AaeError, Bug, Reauthorize, Reduce, Retry, Skip, Throttled
-from aae.model import METRIC_COLUMNS, Account, Granularity, Level, Platform, Slice, Token, Totals
-from aae.patience import LocalState, SharedState
+from aae.model import METRIC_COLUMNS, Granularity, Level, Platform, Slice
+from aae.patience import LocalState
 from aae.platforms import connectors
-from aae.platforms.base import Connector, TokenState
-from aae.platforms.transport import Transport
-from aae.sandbox import APP, Clock, Fault, Faults, World, create_app, running
-from aae.sandbox.entities import AdAccount
-from aae.settings import GoogleSettings, MetaSettings, Settings, TikTokSettings
-
-NOW = datetime(2026, 11, 22, 15, 30, tzinfo=UTC)
-T = TypeVar("T")
-
-
-class Bench:
-    """A sandbox that runs, and the connectors pointed at it."""
-
-    def __init__(self, url: str, world: World, faults: Faults) -> None:
-        self.world, self.faults = world, faults
-        self.now, self.slept = NOW, 0.0
-        self.settings = Settings(
-            _env_file=None,
-            meta=MetaSettings(base_url=url, app_id=APP.meta_app_id, app_secret=SecretStr(APP.meta_app_secret)),
-            tiktok=TikTokSettings(base_url=url, app_id=APP.tiktok_app_id, secret=SecretStr(APP.tiktok_secret)),
-            google=GoogleSettings(
-                base_url=url,
-                token_url=f"{url}/token",
-                client_id=APP.google_client_id,
-                client_secret=SecretStr(APP.google_client_secret),
-                developer_token=SecretStr(APP.google_developer_token),
-            ),
-        )
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept += seconds
-        self.now += timedelta(seconds=seconds)
-
-    def run(
-        self,
-        platform: Platform,
-        action: Callable[[Connector], Coroutine[Any, Any, T]],
-        *,
-        store: SharedState | None = None,
-        limit: float = 10,
-    ) -> T:
-        async def go() -> T:
-            async with Transport(limit, lambda: self.now, self.sleep, store) as transport:
-                return await action(connectors(self.settings, transport)[platform])
-
-        return asyncio.run(go())
-
-    def account(self, platform: Platform, user: str = "ada@example.com") -> tuple[Account, Token, AdAccount]:
-        person = next(one for one in self.world.users if one.email == user)
-        truth = next(one for one in self.world.accounts_of(person.index, platform) if one.enabled)
-        access, refresh, expires_at = self.world.credentials(truth)
-        account = Account(
-            id=1,
-            user_id=1,
-            platform=platform,
-            external_id=truth.external_id,
-            name=truth.name,
-            currency=truth.currency,
-            timezone=truth.timezone,
-            login_customer_id=truth.manager,
-        )
-        return account, Token(SecretStr(access), SecretStr(refresh) if refresh else None, expires_at), truth
-
-    def fetch(self, platform: Platform, granularity: Granularity, days: int = 3, **more: Any) -> pd.DataFrame:
-        account, token, _ = self.account(platform)
-        return self.rows(platform, account, token, self.piece(account, granularity, days), **more)
-
-    def rows(self, platform: Platform, account: Account, token: Token, piece: Slice, **more: Any) -> pd.DataFrame:
-        async def gather(connector: Connector) -> pd.DataFrame:
-            pages = [page async for page in connector.fetch_metrics(account, token, piece)]
-            return pd.concat(pages, ignore_index=True)
-
-        return self.run(platform, gather, **more)
-
-    @staticmethod
-    def piece(account: Account, granularity: Granularity, days: int) -> Slice:
-        today = account.local_day(NOW)
-        return Slice(1, granularity, today - timedelta(days=days - 1), today)
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, World, Faults]]:
-    world = World.generate(7, NOW, days=40, ahead=2, big_campaigns=2, ads_per_ad_set=2)
-    faults = Faults(7)
-    with running(create_app(world, clock=Clock(NOW, frozen=True), faults=faults)) as url:
-        yield url, world, faults
-
-
-@pytest.fixture
-def bench(served: tuple[str, World, Faults]) -> Iterator[Bench]:
-    url, world, faults = served
-    yield Bench(url, world, faults)
-    faults.clear()
-
-
-async def _totals(account: Account, token: Token, piece: Slice, connector: Connector) -> Totals:
-    return await connector.fetch_totals(account, token, piece)
-
-
-def truth_of(account: AdAccount, piece: Slice) -> pd.DataFrame:
-    """The ledger's rows in the contract's columns, as seen at the sandbox's moment."""
-    by_hour = piece.granularity is Granularity.HOURLY
-    rows = []
-    for leaf, day, hour, *numbers in account.leaf_facts(piece.since, piece.until, NOW, hourly=by_hour).rows():
-        entity = account.leaf_entity(account.leaves[leaf])
-        told = entity.tells_conversions and not (by_hour and account.platform is Platform.META)
-        moment = pd.Timestamp(date.fromordinal(day))
-        rows.append(
-            (entity.external_id, moment, hour if by_hour else -1, *numbers[:3], *(numbers[3:5] if told else (-1, -1)))
-        )
-    return _sorted(pd.DataFrame(rows, columns=COMPARED))
-
-
-COMPARED = [
-    *("external_id", "local_date", "local_hour", "impressions", "clicks", "spend_micros"),
-    *("conversions_micros", "revenue_micros"),
-]
-
-
-def comparable(frame: pd.DataFrame) -> pd.DataFrame:
-    return _sorted(frame[COMPARED])
-
-
-def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
-    numbers = frame.fillna({"local_hour": -1, "conversions_micros": -1, "revenue_micros": -1})
-    kinds = dict.fromkeys(COMPARED[2:], "int64") | {"external_id": "str", "local_date": "datetime64[s]"}
-    return numbers.astype(kinds).sort_values(COMPARED[:3], ignore_index=True)
-
+from aae.platforms.base import TokenState
+from aae.platforms.meta import wire
+from aae.platforms.transport import Transport, counting
+from aae.sandbox import Clock, Fault, Faults, World, create_app, running
+from tests.integration.connectors.readings import NOW, Bench, comparable, listing_of, totals_of, truth_of
 
 EVERY = [(platform, granularity) for platform in Platform for granularity in Granularity]
 
@@ -174,7 +49,7 @@ def test_on_days_when_clocks_change_every_hour_that_there_was_is_read_once(hours
             told = truth.leaf_facts(day, day, moment, hourly=True)
             assert frame["impressions"].sum() == sum(row[3] for row in told.rows())
             assert frame["local_hour"].nunique() == min(hours, 24)
-            totals = bench.run(platform, partial(_totals, account, token, piece))
+            totals = bench.run(platform, partial(totals_of, account, token, piece))
             assert totals.spend_micros == frame["spend_micros"].sum()
 
 
@@ -213,6 +88,42 @@ def test_every_entity_is_listed_deleted_ones_too_parents_first(bench: Bench, pla
     order = {Level.CAMPAIGN: 0, Level.AD_SET: 1, Level.AD: 2}
     assert frame["level"].map(order).is_monotonic_increasing
     assert {"active", "paused", "deleted"} <= set(frame["status"])
+
+
+SEATS = [
+    *[(Platform.META, name) for name in ("ada", "kenji", "lea")],  # dollars, yen, euros
+    *[(Platform.TIKTOK, name) for name in ("ada", "priya", "lea")],  # dollars, rupees, pounds
+    *[(Platform.GOOGLE, name) for name in ("ada", "kenji", "priya")],  # dollars, yen, rupees
+]
+
+
+@pytest.mark.parametrize(("platform", "name"), SEATS)
+def test_budgets_are_the_worlds_in_whatever_unit_they_are_told(bench: Bench, platform: Platform, name: str) -> None:
+    account, token, truth = bench.account(platform, f"{name}@example.com")
+    frame = bench.run(platform, partial(listing_of, account, token)).dropna(subset="daily_budget_micros")
+    known = [*truth.campaigns, *truth.ad_sets]
+    assert dict(zip(frame["external_id"], frame["daily_budget_micros"], strict=True)) == {
+        one.external_id: one.daily_budget_micros for one in known if one.daily_budget_micros is not None
+    }
+    assert len(frame) > 3
+
+
+def test_a_budget_that_campaigns_share_is_nobodys(bench: Bench) -> None:
+    account, token, _ = bench.account(Platform.GOOGLE)
+    bench.faults.add(Fault("google_shared_budgets"))
+    frame = bench.run(Platform.GOOGLE, partial(listing_of, account, token))
+    assert frame["daily_budget_micros"].isna().all()
+
+
+def test_an_account_that_several_managers_lead_to_is_found_once(bench: Bench) -> None:
+    account, token, truth = bench.account(Platform.GOOGLE)
+    bench.faults.add(Fault("google_two_managers"))
+    found = bench.run(Platform.GOOGLE, lambda one: one.accounts(token))
+    assert [one.external_id for one in found] == [account.external_id]
+    assert found[0].login_customer_id
+    moved = replace(account, login_customer_id=found[0].login_customer_id)
+    frame = bench.rows(Platform.GOOGLE, moved, token, bench.piece(account, Granularity.DAILY, 1))
+    pd.testing.assert_frame_equal(comparable(frame), truth_of(truth, bench.piece(account, Granularity.DAILY, 1)))
 
 
 @pytest.mark.parametrize("platform", Platform)
@@ -261,7 +172,7 @@ def test_an_ended_google_token_with_time_on_paper_is_refreshed_by_the_probe(benc
 
 BLIPS = ["drop", "drop_midway", "truncated_json", "html", "empty_body", "http_500", "http_503"]
 OWN_BLIPS = {
-    Platform.META: ["meta_transient", "meta_error_in_200", "meta_unavailable_in_200"],
+    Platform.META: ["meta_transient", "meta_error_in_200", "meta_unavailable_in_200", "meta_summary_param"],
     Platform.TIKTOK: ["tiktok_throttled", "tiktok_system_error", "tiktok_internal_timeout", "tiktok_maintenance"],
     Platform.GOOGLE: ["google_internal", "google_transient", "google_stream_error"],
 }
@@ -315,6 +226,71 @@ def test_lasting_trouble_ends_in_what_to_do_about_it(
     with pytest.raises(kind) as caught:
         bench.fetch(platform, Granularity.DAILY)
     assert issubclass(kind, Throttled) or not isinstance(caught.value, Throttled)
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "code"),
+    [
+        (Platform.META, "v24.0", "2635"),
+        (Platform.TIKTOK, "v1.2", "40006"),
+        (Platform.GOOGLE, "v21", "UNSUPPORTED_VERSION"),
+        (Platform.GOOGLE, "v99", "404"),
+    ],
+)
+def test_a_version_that_is_not_served_is_a_bug_that_names_the_setting(
+    bench: Bench, platform: Platform, version: str, code: str
+) -> None:
+    own = bench.settings.of(platform).model_copy(update={"version": version})
+    bench.settings = bench.settings.model_copy(update={platform.value: own})
+    with pytest.raises(Bug, match=f"AAE_{platform.upper()}__VERSION") as caught:
+        bench.fetch(platform, Granularity.DAILY)
+    assert caught.value.code == code
+
+
+def test_a_version_that_meta_replaced_without_a_word_is_said_in_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    account, _, truth = bench.account(Platform.META)
+    bench.faults.add(Fault("meta_other_version"))
+    wire._say_version.cache_clear()
+    frame = bench.fetch(Platform.META, Granularity.DAILY)
+    pd.testing.assert_frame_equal(comparable(frame), truth_of(truth, bench.piece(account, Granularity.DAILY, 3)))
+    said = [record.getMessage() for record in caplog.records if record.name == "aae.platforms.meta.wire"]
+    assert said == ["AAE_META__VERSION=v26.0 is over, or nearly so: Meta answered in v27.0"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "code"), [(Platform.META, "3018"), (Platform.GOOGLE, "REQUESTED_DATE_GRANULARITY_NOT_SUPPORTED")]
+)
+def test_days_that_the_platform_has_forgotten_are_refused_once(bench: Bench, platform: Platform, code: str) -> None:
+    account, token, _ = bench.account(platform)
+    day = NOW.date() - timedelta(days=39 * 31)
+    with pytest.raises(Bug) as caught:
+        bench.rows(platform, account, token, Slice(1, Granularity.DAILY, day, day))
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("platform", "fault", "other"),
+    [
+        (Platform.META, "meta_throttled", "kenji@example.com"),
+        (Platform.TIKTOK, "tiktok_advertiser_throttled", "priya@example.com"),
+        (Platform.GOOGLE, "google_account_throttled", "kenji@example.com"),
+    ],
+)
+def test_one_accounts_limit_stops_that_account_and_no_other(
+    bench: Bench, platform: Platform, fault: str, other: str
+) -> None:
+    store = LocalState(lambda: bench.now)
+    (mine, token, _), (yours, your_token, _) = bench.account(platform), bench.account(platform, other)
+    bench.faults.add(Fault(fault, account=mine.external_id))
+    with pytest.raises(Throttled) as caught:
+        bench.run(platform, partial(listing_of, mine, token), store=store)
+    assert caught.value.scope == f"{platform}:account:{mine.external_id}"
+    assert len(bench.run(platform, partial(listing_of, yours, your_token), store=store))
+    bench.faults.clear()
+    with pytest.raises(Throttled):
+        bench.run(platform, partial(listing_of, mine, token), store=store)
 
 
 def test_no_answer_in_time_is_a_retry(bench: Bench) -> None:
@@ -399,28 +375,82 @@ def test_a_day_of_which_not_even_one_ad_can_be_had_says_so(bench: Bench) -> None
         bench.fetch(Platform.META, Granularity.DAILY, days=1)
 
 
+@pytest.mark.parametrize("granularity", Granularity)
+def test_a_stream_that_is_cut_for_its_length_is_read_by_fewer_days(bench: Bench, granularity: Granularity) -> None:
+    account, _, truth = bench.account(Platform.GOOGLE)
+    wanted = truth_of(truth, bench.piece(account, granularity, 4))
+    a_day = int(wanted.groupby("local_date").size().max())
+    bench.faults.add(Fault("google_cut_stream", purpose="metrics", value=a_day))
+    frame = bench.fetch(Platform.GOOGLE, granularity, days=4)
+    pd.testing.assert_frame_equal(comparable(frame), wanted)
+    bench.faults.add(Fault("google_cut_stream", purpose="metrics"))
+    with pytest.raises(Retry):
+        bench.fetch(Platform.GOOGLE, granularity, days=4)
+
+
+def test_where_ad_sets_are_counted_differently_the_totals_still_have_their_purchases(bench: Bench) -> None:
+    account, token, _ = bench.account(Platform.META)
+    piece = bench.piece(account, Granularity.DAILY, 3)
+    bench.faults.add(Fault("meta_mixed_attribution"))
+    frame = bench.rows(Platform.META, account, token, piece)
+    totals = bench.run(Platform.META, partial(totals_of, account, token, piece))
+    assert totals.conversions_micros == frame["conversions_micros"].sum() > 0
+    assert totals.revenue_micros == frame["revenue_micros"].sum() > 0
+
+
+@pytest.mark.parametrize("platform", [Platform.META, Platform.TIKTOK])
+def test_what_no_listing_knows_keeps_its_numbers_and_its_place(bench: Bench, platform: Platform) -> None:
+    account, token, truth = bench.account(platform)
+    bench.faults.add(Fault("unlisted"))
+    listing = bench.run(platform, partial(listing_of, account, token))
+    frame = bench.fetch(platform, Granularity.DAILY)
+    pd.testing.assert_frame_equal(comparable(frame), truth_of(truth, bench.piece(account, Granularity.DAILY, 3)))
+    hidden = frame[~frame["external_id"].isin(listing["external_id"])]
+    assert set(hidden["campaign_external_id"]) == {truth.campaigns[0].external_id}
+    for ad, ad_set in zip(hidden["external_id"], hidden["ad_set_external_id"], strict=True):
+        assert truth.by_id[ad].parent == ad_set
+
+
+def test_no_answer_that_is_kept_for_reuse_repeats_a_token(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aae.platforms.meta.wire.LARGEST_PAGE", 5)
+    kept: list[bytes] = []
+
+    class Store(LocalState):
+        async def put_answer(self, key: str, body: bytes) -> None:
+            kept.append(body)
+
+    for platform in Platform:
+        account, token, _ = bench.account(platform)
+        bench.run(platform, partial(listing_of, account, token), store=Store(lambda: bench.now))
+        assert kept
+        assert not [body for body in kept if token.access.get_secret_value().encode() in body]
+
+
 def test_what_is_deleted_or_archived_keeps_its_numbers(bench: Bench) -> None:
     for platform in Platform:
         account, token, _ = bench.account(platform)
         piece = Slice(1, Granularity.DAILY, account.local_day(NOW) - timedelta(days=38), account.local_day(NOW))
-        listing = bench.run(platform, partial(_listing, account, token)).set_index("external_id")
+        listing = bench.run(platform, partial(listing_of, account, token)).set_index("external_id")
         frame = bench.rows(platform, account, token, piece)
         statuses = set(listing.loc[frame["external_id"], "status"])
         gone = {"deleted", "archived"} if platform is Platform.META else {"deleted"}
         assert gone <= statuses, (platform, statuses)
 
 
-async def _listing(account: Account, token: Token, connector: Connector) -> pd.DataFrame:
-    return await connector.list_entities(account, token)
-
-
-@pytest.mark.parametrize("fault", ["tiktok_truncated_page_info", "tiktok_zero_rows", "meta_empty_page"])
-def test_odd_shapes_change_nothing(bench: Bench, fault: str) -> None:
+@pytest.mark.parametrize("granularity", Granularity)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *("tiktok_truncated_page_info", "tiktok_truncated_report", "tiktok_zero_rows"),
+        *("meta_empty_page", "google_zeros_absent"),
+    ],
+)
+def test_odd_shapes_change_nothing(bench: Bench, fault: str, granularity: Granularity) -> None:
     platform = Platform(fault.split("_", maxsplit=1)[0])
     account, _, truth = bench.account(platform)
     bench.faults.add(Fault(fault, platform=platform))
-    frame = bench.fetch(platform, Granularity.DAILY)
-    pd.testing.assert_frame_equal(comparable(frame), truth_of(truth, bench.piece(account, Granularity.DAILY, 3)))
+    frame = bench.fetch(platform, granularity)
+    pd.testing.assert_frame_equal(comparable(frame), truth_of(truth, bench.piece(account, granularity, 3)))
 
 
 @pytest.mark.parametrize("platform", Platform)
@@ -441,6 +471,22 @@ def test_restated_days_folded_hours_and_days_without_rows_are_read_as_they_are_t
         }
         assert past["odd"] == past["calm"] * factor
         assert frame["local_hour"].eq(2).any() == (fault == "restated")
+
+
+@pytest.mark.parametrize(("platform", "granularity"), EVERY)
+def test_pages_that_shift_and_repeat_rows_change_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, platform: Platform, granularity: Granularity
+) -> None:
+    account, token, truth = bench.account(platform)
+    calm = bench.run(platform, partial(listing_of, account, token))
+    # Small pages, so that a small world has many; those of Google's streams are its own.
+    monkeypatch.setattr("aae.platforms.meta.wire.LARGEST_PAGE", 5)
+    monkeypatch.setattr("aae.platforms.tiktok.wire.PAGE_SIZE", 5)
+    monkeypatch.setattr("aae.sandbox.google.PAGE_ROWS", 5)
+    bench.faults.add(Fault("pages_overlap"))
+    frame = bench.fetch(platform, granularity, days=2)
+    pd.testing.assert_frame_equal(comparable(frame), truth_of(truth, bench.piece(account, granularity, 2)))
+    pd.testing.assert_frame_equal(bench.run(platform, partial(listing_of, account, token)), calm)
 
 
 def test_googles_ids_beyond_what_a_float_can_tell_are_read_exactly(bench: Bench) -> None:
@@ -466,18 +512,19 @@ def test_reading_again_within_five_minutes_costs_no_call(bench: Bench) -> None:
     pd.testing.assert_frame_equal(bench.fetch(Platform.GOOGLE, Granularity.DAILY, store=store), first)
 
 
-def test_calls_are_counted_for_the_account(bench: Bench) -> None:
+def test_calls_are_counted_by_purpose(bench: Bench) -> None:
     account, token, _ = bench.account(Platform.GOOGLE)
     piece = bench.piece(account, Granularity.DAILY, 1)
 
     async def go() -> dict[str, int]:
         async with Transport(10, lambda: NOW, bench.sleep) as transport:
             google = connectors(bench.settings, transport)[Platform.GOOGLE]
-            await google.list_entities(account, token)
-            async for _ in google.fetch_metrics(account, token, piece):
-                pass
-            await google.fetch_totals(account, token, piece)
-            return transport.calls_for(account).by_purpose
+            with counting() as calls:
+                await google.list_entities(account, token)
+                async for _ in google.fetch_metrics(account, token, piece):
+                    pass
+                await google.fetch_totals(account, token, piece)
+            return calls
 
     assert asyncio.run(go()) == {"listing": 3, "metrics": 2, "totals": 1}
 
@@ -489,3 +536,21 @@ def test_performance_max_is_counted_once_by_its_campaign(bench: Bench) -> None:
     assert by_campaign["ad_set_external_id"].isna().all()
     assert np.array_equal(by_campaign["external_id"], by_campaign["campaign_external_id"])
     assert not set(by_campaign["external_id"]) & set(frame.loc[frame["level"] == Level.AD, "campaign_external_id"])
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_a_body_that_drips_is_ended_by_the_time_limit(bench: Bench, platform: Platform) -> None:
+    fault = Fault("drip", platform=platform, value=0.05)
+    bench.faults.add(fault)
+    with pytest.raises(Retry, match="did not answer within"):
+        bench.fetch(platform, Granularity.DAILY, days=1, limit=0.5)
+    assert fault.struck
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_a_redirect_is_refused_and_not_followed(bench: Bench, platform: Platform) -> None:
+    fault = Fault("redirect", platform=platform)
+    bench.faults.add(fault)
+    with pytest.raises(Bug) as caught:
+        bench.fetch(platform, Granularity.DAILY, days=1)
+    assert (caught.value.code, fault.struck) == ("302", 1)
