@@ -7,7 +7,7 @@ ever holds money between the wire and the tables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -113,7 +113,18 @@ class Slice:
     @property
     def days(self) -> list[date]:
         """Every local day of the slice, in order."""
-        return [self.since + timedelta(days=n) for n in range((self.until - self.since).days + 1)]
+        return [self.since + timedelta(days=n) for n in range(len(self))]
+
+    @property
+    def halves(self) -> list[Slice]:
+        """The slice in two, neither longer than it; one of a single day stays as it is."""
+        if len(self) == 1:
+            return [self]
+        middle = self.since + timedelta(days=len(self) // 2)
+        return [replace(self, until=middle - timedelta(days=1)), replace(self, since=middle)]
+
+    def __len__(self) -> int:
+        return (self.until - self.since).days + 1
 
     def __str__(self) -> str:
         return f"{self.granularity} {self.since}..{self.until}"

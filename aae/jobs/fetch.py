@@ -5,13 +5,14 @@ what is stored is stored and what is owed is known. A failing slice is recorded 
 unless the failure concerns the whole account. The calls that were made go into the log with what came of them.
 
 While a slice is being stored the next one is asked for. So the rows of two slices are in memory and never more, about
-150 bytes a row and at most ``MOST_ROWS`` each, however many slices and however large the account.
+150 bytes a row and at most ``MOST_ROWS`` each, however many slices and however large the account: days that are more
+than that together are fetched in halves.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
@@ -70,6 +71,10 @@ _OUTCOMES: tuple[tuple[type[AaeError], str], ...] = (
 )
 _FAILURES: Final = (Retry, Skip, Bug, Reauthorize)
 """What the log of fetches keeps of a try."""
+
+
+class _TooManyRows(Exception):
+    """Several days have more rows together than are held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,16 +311,32 @@ class _AccountFetch:
         await asyncio.to_thread(self._store_entities, listing, begun)
         before: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         before.set_result(None)
+        todo = deque(pieces)
         try:
-            for piece in pieces:
-                if deadline.passed:
-                    break
-                before = await self._fetch_slice(piece, before)
+            while todo and not deadline.passed:
+                try:
+                    before = await self._fetch_slice(todo[0], before)
+                except _TooManyRows:
+                    todo = self._in_halves(todo)
+                else:
+                    todo.popleft()
             await before
         finally:
             before.cancel()
         if self._remaining:
             self._owe(self._remaining, "The soft time limit was reached; the rest is owed.", retry=False)
+
+    def _in_halves(self, todo: Sequence[Slice]) -> deque[Slice]:
+        """The first slice as two, and all that are as long: what is too much in one week is too much in the next."""
+        first = todo[0]
+        halves = deque[Slice]()
+        for piece in todo:
+            as_much = piece.granularity is first.granularity and len(piece) >= len(first)
+            halves += piece.halves if as_much else [piece]
+        more = len(halves) - len(todo)
+        self._remaining += more
+        self._outcome = replace(self._outcome, slices=self._outcome.slices + more)
+        return halves
 
     async def _fetch_slice(self, piece: Slice, before: asyncio.Future[None]) -> asyncio.Future[None]:
         """Ask for one slice, and begin to store it when the one ``before`` is settled; what is then under way."""
@@ -359,12 +380,18 @@ class _AccountFetch:
         self._remaining -= 1
 
     async def _ask(self, token: Token, piece: Slice) -> tuple[pd.DataFrame, Totals | None]:
-        """The slice's rows, and by day the platform's own totals to hold them against."""
+        """The slice's rows, and by day the platform's own totals to hold them against.
+
+        Raises:
+            _TooManyRows: there are more than fit in memory, and fewer days would have fewer.
+        """
         pages, rows = [], 0
         async for page in self._connector.fetch_metrics(self._account, token, piece):
             pages.append(page)
             rows += len(page)
             if rows > MOST_ROWS:
+                if len(piece) > 1:
+                    raise _TooManyRows
                 raise Bug(f"{self._account.platform.capitalize()} sent more than {MOST_ROWS:,} rows for {piece}.")
         frame = pages[0] if len(pages) == 1 else pd.concat(pages or [empty_metrics()], ignore_index=True)
         check_sums(frame, self._account)
@@ -613,13 +640,12 @@ def _not_done_by(stores: Stores, account: Account, pieces: Sequence[Slice], run_
     if run_id is None or not pieces:
         return list(pieces)
     stored = look(stores.engine, _stored_windows, account, since=min(p.since for p in pieces))
-    done = {
-        (granularity, window.since, window.until)
-        for granularity, windows in stored.items()
-        for window in windows
-        if window.run_id == run_id
-    }
-    return [piece for piece in pieces if (piece.granularity, piece.since, piece.until) not in done]
+    own = {each: [window for window in windows if window.run_id == run_id] for each, windows in stored.items()}
+    return [
+        piece
+        for piece in pieces
+        if not all(any(window.covers(day) for window in own[piece.granularity]) for day in piece.days)
+    ]
 
 
 def _meaning(error: AaeError | SQLAlchemyError) -> AaeError:

@@ -114,7 +114,7 @@ def test_whatever_one_account_is_answered_the_others_are_as_without_it(product: 
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-def test_an_account_of_more_rows_than_memory_is_refused_in_a_sentence(
+def test_a_day_of_more_rows_than_memory_is_refused_in_a_sentence(
     product: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aae.jobs.fetch.MOST_ROWS", 1)

@@ -144,6 +144,47 @@ def test_a_run_that_starts_over_asks_again_only_for_the_day_that_goes_on(product
     assert {outcome.slices for outcome in again} == {2}
 
 
+@pytest.mark.parametrize("platform", [Platform.META, Platform.GOOGLE])
+def test_days_that_are_too_many_rows_together_are_fetched_in_halves(
+    product: Bench, monkeypatch: pytest.MonkeyPatch, platform: Platform
+) -> None:
+    account = product.accounts(platforms=[platform])[0]
+    unknown = {"conversions_micros": None, "revenue_micros": None} if platform is Platform.META else {}
+    week = [ANCHOR.date() - timedelta(days=n) for n in range(7, 0, -1)]
+    pieces = [Slice(account.id, each, week[0], week[-1]) for each in Granularity]
+    days = [(each, len(product.truth(account, each, day, day))) for each in Granularity for day in week]
+    largest = max(rows for _, rows in days)
+    monkeypatch.setattr("aae.jobs.fetch.MOST_ROWS", largest)
+    (outcome,) = product.fetch("run-1", [account], pieces=pieces)
+    assert (outcome.outcome, outcome.owed) == ("stored", 0)
+    assert product.stored(account, "daily", week[0], week[-1]) == product.truth(account, "daily", week[0], week[-1])
+    hours = [row | unknown for row in product.truth(account, "hourly", week[0], week[-1])]
+    assert product.stored(account, "hourly", week[0], week[-1]) == hours
+    with reading(product.engine) as connection:
+        rows = list(connection.scalars(select(fetches.c.rows_fetched)))
+    assert max(rows) <= largest
+    assert outcome.slices == len(rows) > len(pieces)
+    # Started over, the run knows its halves again.
+    (again,) = product.fetch("run-1", [account], pieces=pieces)
+    assert (again.outcome, again.slices) == ("stored", 0)
+
+
+def test_what_is_too_much_in_one_week_is_not_tried_in_the_next(product: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = product.accounts(platforms=[Platform.GOOGLE])[0]
+    since, until = (ANCHOR.date() - timedelta(days=n) for n in (28, 1))
+    pieces = [
+        Slice(account.id, Granularity.HOURLY, since + timedelta(days=n), since + timedelta(days=n + 6))
+        for n in range(0, 28, 7)
+    ]
+    halves = [len(product.truth(account, "hourly", half.since, half.until)) for each in pieces for half in each.halves]
+    monkeypatch.setattr("aae.jobs.fetch.MOST_ROWS", max(halves))
+    (outcome,) = product.fetch("run-1", [account], pieces=pieces)
+    assert (outcome.outcome, outcome.slices) == ("stored", 8)
+    assert product.stored(account, "hourly", since, until) == product.truth(account, "hourly", since, until)
+    # Two queries a slice, and the one week that was tried whole may have been over before its second.
+    assert 17 <= outcome.calls_by["metrics"] <= 18
+
+
 def test_a_backfill_of_old_days_does_not_claim_that_the_numbers_are_complete_up_to_now(product: Bench) -> None:
     account = product.accounts()[0]
     day = ANCHOR.date() - timedelta(days=20)

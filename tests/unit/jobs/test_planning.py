@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aae.jobs.planning import in_turns, plan_account, to_slices
-from aae.model import Account, Granularity, Platform
+from aae.model import Account, Granularity, Platform, Slice
 from aae.platforms.base import Rules
 from aae.settings import FetchSettings
 from aae.storage.fetches import StoredWindow
@@ -109,3 +109,12 @@ def test_users_take_turns_and_so_do_the_platforms_of_each() -> None:
     assert order[:8] == [1, 201, 301, 91, 202, 2, 92, 3]
     assert sorted(order) == sorted(account.id for account in [*many, *few])
     assert in_turns([]) == []
+
+
+@given(st.integers(1, 60))
+def test_halves_of_a_slice_are_its_days_in_order_and_as_even_as_can_be(days: int) -> None:
+    whole = Slice(1, Granularity.HOURLY, NOW.date(), NOW.date() + timedelta(days=days - 1))
+    halves = whole.halves
+    assert [day for half in halves for day in half.days] == whole.days
+    assert max(map(len, halves)) - min(map(len, halves)) <= 1
+    assert len(halves) == min(days, 2)
