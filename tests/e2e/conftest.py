@@ -65,7 +65,7 @@ class Product:
     def interrupt(self) -> int:
         """Ctrl-C; the exit code."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60)
+        return self.process.wait(180)
 
 
 @contextmanager
@@ -93,13 +93,13 @@ def up(state: Path, **settings: str) -> Iterator[Product]:
                 time.sleep(0.5)
             stack = running_stack(Settings(state_dir=state, _env_file=None))  # type: ignore[call-arg]
             assert stack is not None
-            with closing(PrefectApi(stack.api_url)) as prefect:
+            with closing(PrefectApi(stack.api_url, timeout=60)) as prefect:
                 yield Product(process, state, output, environment, prefect)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 try:
-                    process.wait(60)
+                    process.wait(180)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()

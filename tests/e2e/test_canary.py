@@ -145,7 +145,7 @@ class House:
 
     @property
     def api(self) -> PrefectApi:
-        return PrefectApi(self.stack.api_url)
+        return PrefectApi(self.stack.api_url, timeout=60)
 
     def order(self, name: str) -> None:
         (self.orders / name).touch()

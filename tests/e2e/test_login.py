@@ -103,7 +103,7 @@ class House:
 
     @property
     def api(self) -> PrefectApi:
-        return PrefectApi(self.url, auth_string=LOGIN, ca_file=str(self.ca))
+        return PrefectApi(self.url, auth_string=LOGIN, ca_file=str(self.ca), timeout=60)
 
     def aae(self, *words: str, login: str | None = LOGIN) -> subprocess.CompletedProcess[str]:
         """One command, with this login or without any."""
@@ -264,8 +264,10 @@ def test_the_doctor_and_the_metrics_see_the_server(house: House) -> None:
         assert told[check]["ok"], told[check]
     assert 'aae_source_up{source="prefect"} 1.0' in house.works("metrics", "--once")
     address = house.log("watch").partition("metrics at ")[2].split()[0].removesuffix("/metrics")
-    assert httpx.get(f"{address}/readyz", timeout=30, trust_env=False).json()["prefect"]
-    assert 'aae_source_up{source="prefect"} 1.0' in httpx.get(f"{address}/metrics", timeout=30, trust_env=False).text
+    # A server that is busy for a moment is told as it is then.
+    until(lambda: httpx.get(f"{address}/readyz", timeout=60, trust_env=False).json()["prefect"], PATIENCE)
+    up = 'aae_source_up{source="prefect"} 1.0'
+    until(lambda: up in httpx.get(f"{address}/metrics", timeout=60, trust_env=False).text, PATIENCE)
 
 
 @pytest.mark.parametrize("login", [None, f"{USER}:wrong"], ids=["none", "wrong"])
