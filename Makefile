@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# Where Python may not keep what it has compiled, each of the many processes that the demo and the tests start compiles
+# all of it anew, which takes longer than everything else that it does at its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 
 .PHONY: help

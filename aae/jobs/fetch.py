@@ -50,6 +50,10 @@ HOT_DAILY_DAYS = 70
 HOT_HOURLY_DAYS = 36
 """What detection (28 days of history behind the judged ones) and reports (28-day trends) look back on."""
 
+MOST_HOT_ROWS = 1_000_000
+"""A hot window of more rows, some 75 MB of columns, is not published: whoever wants it reads the tables. So neither the
+memory of a fetch nor what is sent to the cache at once grows with an account."""
+
 LARGEST_SUM = 10**18
 """In micros: what ``DECIMAL(18,6)`` does not hold any more."""
 
@@ -141,7 +145,9 @@ def plan(stores: Stores, account: Account, connector: Connector, *, now: datetim
 
 
 def publish(stores: Stores, account: Account, now: datetime, *, complete: bool) -> int:
-    """Move the account's data version and put its hot window into the cache; returns the new version.
+    """Move the account's data version and put its hot window, unless it is a huge one, into the cache.
+
+    Returns the new version.
 
     The version moves in the database first: a frame of an older version is never used. Of the window published before
     only what has changed since is read again. ``complete`` says that the numbers reach up to ``now``.
@@ -149,7 +155,11 @@ def publish(stores: Stores, account: Account, now: datetime, *, complete: bool) 
     version = transact(
         stores.engine, accounts.bump_data_version, account.id, through=now if complete else None, now=now
     )
-    _publish_frames(stores, account, now, stores.cache.get_frames(account, version - 1))
+    before = stores.cache.get_frames(account, version - 1)
+    window = _hot_window(account, now)
+    rows = 0 if before else look(stores.engine, metrics.hot_rows, account.id, **window, at_most=MOST_HOT_ROWS + 1)
+    if rows <= MOST_HOT_ROWS:
+        _publish_frames(stores, account, now, before)
     return version
 
 
@@ -160,17 +170,18 @@ def read_hot_frames(stores: Stores, account: Account, *, now: datetime, version:
 
 
 def _publish_frames(stores: Stores, account: Account, now: datetime, before: AccountFrames | None) -> AccountFrames:
-    today = account.local_day(now)
-    frames = look(
-        stores.engine,
-        metrics.read_frames,
-        account.id,
-        daily_since=today - timedelta(days=HOT_DAILY_DAYS),
-        hourly_since=today - timedelta(days=HOT_HOURLY_DAYS),
-        before=before,
-    )
-    stores.cache.put_frames(frames, ttl=FRAMES_TTL_SECONDS)
+    frames = look(stores.engine, metrics.read_frames, account.id, **_hot_window(account, now), before=before)
+    if len(frames.daily) + len(frames.hourly) <= MOST_HOT_ROWS:
+        stores.cache.put_frames(frames, ttl=FRAMES_TTL_SECONDS)
     return frames
+
+
+def _hot_window(account: Account, now: datetime) -> dict[str, date]:
+    today = account.local_day(now)
+    return {
+        "daily_since": today - timedelta(days=HOT_DAILY_DAYS),
+        "hourly_since": today - timedelta(days=HOT_HOURLY_DAYS),
+    }
 
 
 class _AccountFetch:

@@ -220,6 +220,15 @@ def read_frames(
     )
 
 
+def hot_rows(connection: Connection, account_id: int, *, daily_since: date, hourly_since: date, at_most: int) -> int:
+    """How many rows of numbers :func:`read_frames` would read, counting no more than ``at_most`` of a granularity."""
+    counted = 0
+    for facts, since in ((ad_metrics_daily, daily_since), (ad_metrics_hourly, hourly_since)):
+        rows = select(facts.c.entity_id).where(facts.c.account_id == account_id, facts.c.local_date >= since)
+        counted += connection.scalar(select(func.count()).select_from(rows.limit(at_most).subquery())) or 0
+    return counted
+
+
 # Storing
 
 

@@ -15,7 +15,7 @@ from aae.deadline import Deadline
 from aae.errors import Reauthorize
 from aae.jobs.context import open_context, open_stores
 from aae.jobs.detect import detect_user
-from aae.jobs.fetch import read_hot_frames
+from aae.jobs.fetch import publish, read_hot_frames
 from aae.jobs.report import report_user
 from aae.jobs.tokens import TokenResult, check_account, declare_dead
 from aae.model import Account, Granularity, Platform, Slice
@@ -358,6 +358,37 @@ def test_what_a_fetch_publishes_is_what_the_tables_say_though_only_what_changed_
         for name in ("entities", "daily", "hourly"):
             pd.testing.assert_frame_equal(getattr(published, name), getattr(anew, name))
         assert (published.version, published.data_through) == (anew.version, anew.data_through)
+
+
+def test_a_huge_hot_window_is_not_published_and_read_from_the_tables_by_whoever_needs_it(
+    product: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product.fetch("run-1")
+    stores = open_stores(product.settings)
+    account = product.accounts()[0]
+    with reading(product.engine) as connection:
+        version, _ = accounts.data_versions(connection)[account.id]
+        user = accounts.list_users(connection)[0]
+    published = stores.cache.get_frames(account, version)
+    assert published is not None
+    judged = detect_user(stores, user, now=product.now(), sensitivity="medium", again=True, dry_run=True)
+    rows = len(published.daily) + len(published.hourly)
+    with redis.Redis.from_url(product.settings.redis_url) as client:
+        client.flushall()
+
+    monkeypatch.setattr("aae.jobs.fetch.MOST_HOT_ROWS", rows - 1)
+    version = publish(stores, account, product.now(), complete=True)
+    assert stores.cache.get_frames(account, version) is None
+    anew = read_hot_frames(stores, account, now=product.now(), version=version)
+    for name in ("entities", "daily", "hourly"):
+        pd.testing.assert_frame_equal(getattr(published, name), getattr(anew, name))
+    assert stores.cache.get_frames(account, version) is None
+    monkeypatch.setattr("aae.jobs.fetch.MOST_HOT_ROWS", 0)
+    assert detect_user(stores, user, now=product.now(), sensitivity="medium", again=True, dry_run=True) == judged
+
+    monkeypatch.setattr("aae.jobs.fetch.MOST_HOT_ROWS", rows)
+    version = publish(stores, account, product.now(), complete=True)
+    assert stores.cache.get_frames(account, version) is not None
 
 
 REVOKED = {
