@@ -331,7 +331,6 @@ def test_of_runs_that_piled_up_in_downtime_only_the_last_is_made(
     deployment = product.prefect.deployment(stuck)
     assert deployment is not None
     schedules = f"deployments/{deployment.id}/schedules"
-    every = {"schedule": {"interval": 6}, "active": True, "parameters": {"how": "await", "mark": str(mark)}}
     product.prefect.set_pool_paused("aae", paused=True)
     made: list[dict[str, str]] = []
     try:
@@ -340,6 +339,9 @@ def test_of_runs_that_piled_up_in_downtime_only_the_last_is_made(
             return [run for run in product.prefect.due_between(deployment.id, started, until) if run.auto_scheduled]
 
         started = datetime.now(UTC)
+        # For a minute: a schedule that went on would bring runs faster than a busy machine can make them.
+        rule = f"DTSTART:{started + timedelta(seconds=5):%Y%m%dT%H%M%SZ}\nRRULE:FREQ=SECONDLY;INTERVAL=3;COUNT=20"
+        every = {"schedule": {"rrule": rule}, "active": True, "parameters": {"how": "await", "mark": str(mark)}}
         made += product.prefect.call("POST", schedules, [every])
         until(lambda: len(due(datetime.now(UTC))) >= 5)
         fifth = datetime.now(UTC)
