@@ -80,6 +80,7 @@ up: $(VENV)/.runtime ## The same, but stay up with schedules active and the Pref
 .PHONY: test
 test: $(VENV)/.dev ## Run every test
 	@$(MAKE) --no-print-directory --keep-going clients dask || echo "The tests that need it will skip, and say so."
+	@sync  # what was just installed keeps no database waiting for the disk
 	@echo "The end-to-end tests run beside the others; what they say follows at the end."
 	@$(BIN)/python -m pytest tests/e2e >.e2e.log 2>&1 & e2e=$$!; \
 		$(BIN)/python -m pytest tests/unit tests/integration; rest=$$?; \

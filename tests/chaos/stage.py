@@ -137,7 +137,7 @@ class Stage:
 
     def __init__(self, stack: Stack, database: Database, proxy: Proxy, steps: Steps) -> None:
         self.stack, self.database, self.proxy = stack, database, proxy
-        self.api = PrefectApi(stack.api_url, timeout=60)
+        self.api = PrefectApi(stack.api_url, timeout=150)
         self.steps = steps
         self.tables: list[str] = []
         self.events: list[str] = []

@@ -93,7 +93,7 @@ def up(state: Path, **settings: str) -> Iterator[Product]:
                 time.sleep(0.5)
             stack = running_stack(Settings(state_dir=state, _env_file=None))  # type: ignore[call-arg]
             assert stack is not None
-            with closing(PrefectApi(stack.api_url, timeout=60)) as prefect:
+            with closing(PrefectApi(stack.api_url, timeout=150)) as prefect:
                 yield Product(process, state, output, environment, prefect)
         finally:
             if process.poll() is None:

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email import message_from_bytes
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from secrets import token_bytes, token_hex
@@ -145,7 +146,7 @@ class House:
 
     @property
     def api(self) -> PrefectApi:
-        return PrefectApi(self.stack.api_url, timeout=60)
+        return PrefectApi(self.stack.api_url, timeout=150)
 
     def order(self, name: str) -> None:
         (self.orders / name).touch()
@@ -167,7 +168,10 @@ class House:
             "job_variables": {"env": injected | {"AAE_DEBUG": "1"} | environment},
             "idempotency_key": uuid4().hex,
         }
-        return str(self.api._ask("POST", f"deployments/{deployment.id}/create_flow_run", body)["id"])
+        made: list[str] = []
+        ask = partial(self.api._ask, "POST", f"deployments/{deployment.id}/create_flow_run", body)
+        self.until(lambda: made.append(str(ask()["id"])) or made)
+        return made[0]
 
     def until(self, condition: Callable[[], object], seconds: float = 300) -> None:
         end = time.monotonic() + seconds

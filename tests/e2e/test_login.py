@@ -103,7 +103,7 @@ class House:
 
     @property
     def api(self) -> PrefectApi:
-        return PrefectApi(self.url, auth_string=LOGIN, ca_file=str(self.ca), timeout=60)
+        return PrefectApi(self.url, auth_string=LOGIN, ca_file=str(self.ca), timeout=150)
 
     def aae(self, *words: str, login: str | None = LOGIN) -> subprocess.CompletedProcess[str]:
         """One command, with this login or without any."""

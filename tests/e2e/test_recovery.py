@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -62,13 +63,13 @@ def at_work(product: Product) -> list[int]:
 
 def start(product: Product, name: str = JOB, **parameters: object) -> FlowRun:
     created: list[FlowRun] = []
+    key = uuid4().hex  # one run, however often it is asked for: a server that is just starting is busy
 
     def create() -> bool:
-        with suppress(Retry):  # a server that is just starting is busy
-            deployment = product.prefect.deployment(name)
-            assert deployment is not None
-            created.append(product.prefect.create_run(deployment.id, parameters))
-        return bool(created)
+        deployment = product.prefect.deployment(name)
+        assert deployment is not None
+        created.append(product.prefect.create_run(deployment.id, parameters, idempotency_key=key))
+        return True
 
     until(create)
     return created[0]

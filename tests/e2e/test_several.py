@@ -272,7 +272,7 @@ def tries(engine: Engine, run: FlowRun) -> list[attempts.Attempt]:
 def test_jobs_run_once_and_survive_the_death_of_a_replica_a_worker_and_a_watch(
     cluster: Cluster, mysql_url: str
 ) -> None:
-    with PrefectApi(cluster.environment["PREFECT_API_URL"], timeout=60) as api, connected(mysql_url) as engine:
+    with PrefectApi(cluster.environment["PREFECT_API_URL"], timeout=150) as api, connected(mysql_url) as engine:
 
         def start(name: str) -> FlowRun:
             deployment = api.deployment(name)

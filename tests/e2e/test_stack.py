@@ -53,7 +53,7 @@ def python(stack: Stack, *arguments: str) -> str:
 
 
 def test_every_part_answers(stack: Stack) -> None:
-    api = PrefectApi(stack.api_url, timeout=60)
+    api = PrefectApi(stack.api_url, timeout=150)
     assert api.health()
     assert httpx.get(f"{stack.sandbox_url}/_sandbox/health", trust_env=False).json()["seed"] == 7
     assert set(stack.pids()) == {"server", "cache", "sandbox", "worker", "watch"}
@@ -61,7 +61,7 @@ def test_every_part_answers(stack: Stack) -> None:
 
 
 def test_the_client_understands_the_real_api(stack: Stack) -> None:
-    api = PrefectApi(stack.api_url, timeout=60)
+    api = PrefectApi(stack.api_url, timeout=150)
     pool = api.work_pool(POOL)
     assert pool is not None
     assert (pool.type, pool.paused) == ("process", False)
@@ -77,7 +77,7 @@ def test_the_client_understands_the_real_api(stack: Stack) -> None:
 
 
 def test_pausing_and_resuming_a_deployment(stack: Stack) -> None:
-    api = PrefectApi(stack.api_url, timeout=60)
+    api = PrefectApi(stack.api_url, timeout=150)
     deployment = api.deployment("check-token-expiry/daily")
     assert deployment is not None
     for paused in (True, False):
@@ -89,7 +89,7 @@ def test_pausing_and_resuming_a_deployment(stack: Stack) -> None:
 
 def test_the_server_plans_the_runs_of_every_schedule(stack: Stack) -> None:
     """Prefect 3.8 with SQLAlchemy 2.1 does not: its scheduler fails every time, and no schedule ever fires."""
-    api = PrefectApi(stack.api_url, timeout=60)
+    api = PrefectApi(stack.api_url, timeout=150)
     for job in read_jobs(PROJECT):
         deployment = api.deployment(job.name)
         assert deployment is not None
@@ -101,7 +101,7 @@ def test_the_server_plans_the_runs_of_every_schedule(stack: Stack) -> None:
 
 
 def test_a_run_asked_for_by_rest_goes_through_the_worker_to_its_end(stack: Stack) -> None:
-    api = PrefectApi(stack.api_url, timeout=60)
+    api = PrefectApi(stack.api_url, timeout=150)
     deployment = api.deployment("check-token-expiry/daily")
     assert deployment is not None
     *_, last = api.watch(api.create_run(deployment.id, {}).id)
@@ -111,7 +111,7 @@ def test_a_run_asked_for_by_rest_goes_through_the_worker_to_its_end(stack: Stack
 
 
 def test_every_line_of_a_run_is_json_and_says_which_run_attempt_and_account(stack: Stack) -> None:
-    api = PrefectApi(stack.api_url, timeout=60)
+    api = PrefectApi(stack.api_url, timeout=150)
     deployment = api.deployment("check-token-expiry/daily")
     assert deployment is not None
     run = api.last_run(deployment.id)

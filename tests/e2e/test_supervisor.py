@@ -191,7 +191,7 @@ def supervised() -> Iterator[Supervised]:
         with redis_server() as redis, connected(f"sqlite:///{folder}/state/aae.db") as engine:
             lay_out(folder, redis)
             variables = dict(line.split("=", 1) for line in (folder / "etc" / "aae.env").read_text().splitlines())
-            with closing(PrefectApi(variables["PREFECT_API_URL"], timeout=60)) as prefect:
+            with closing(PrefectApi(variables["PREFECT_API_URL"], timeout=150)) as prefect:
                 made = Supervised(folder, prefect, engine)
                 made.run("aae", "db", "upgrade")
                 with supervisord(folder):

@@ -77,7 +77,7 @@ class World:
         self.call("POST", f"work_pools/{pool}/get_scheduled_flow_runs", work_queue_names=[])
 
     def findings(self, *, login: str = LOGIN, settings: Settings | None = None) -> dict[str, Check]:
-        with PrefectApi(self.url, auth_string=login, timeout=60) as api:
+        with PrefectApi(self.url, auth_string=login, timeout=150) as api:
             told = examine(settings or self.settings, api, self.project, "aae", clock=lambda: datetime.now(UTC))
             return {check.name: check for check in told if not check.ok}
 
@@ -177,7 +177,7 @@ def patched(world: World, path: str, change: dict[str, Any], back: dict[str, Any
 
 
 def test_nothing_is_wrong_once_the_scheduler_has_planned(_server: World) -> None:  # noqa: PT019
-    with PrefectApi(_server.url, auth_string=LOGIN, timeout=60) as api:
+    with PrefectApi(_server.url, auth_string=LOGIN, timeout=150) as api:
         _wait(lambda: all(api.planned(one.id) for one in api.deployments("aae")))
     engine = database.connect(_server.settings.resolved_database_url)
     with engine.begin() as connection:
@@ -196,7 +196,7 @@ def test_a_server_that_asks_to_log_in(world: World, login: str) -> None:
 
 
 def test_an_address_that_is_the_ui_and_not_the_api(world: World) -> None:
-    with PrefectApi(world.url.removesuffix("/api"), auth_string=LOGIN, timeout=60) as api:
+    with PrefectApi(world.url.removesuffix("/api"), auth_string=LOGIN, timeout=150) as api:
         told = examine(world.settings, api, world.project, "aae", clock=lambda: datetime.now(UTC))
         (check,) = [one for one in told if one.name == "Prefect API"]
     assert not check.ok
@@ -204,7 +204,7 @@ def test_an_address_that_is_the_ui_and_not_the_api(world: World) -> None:
 
 
 def test_a_clock_that_is_apart_from_the_servers(world: World) -> None:
-    with PrefectApi(world.url, auth_string=LOGIN, timeout=60) as api:
+    with PrefectApi(world.url, auth_string=LOGIN, timeout=150) as api:
         told = examine(world.settings, api, world.project, "aae", clock=lambda: datetime.now(UTC) + timedelta(hours=2))
         found = {check.name: check.detail for check in told if not check.ok}
     # Times are judged by the server's clock, so that nothing else is misjudged.
@@ -280,7 +280,7 @@ def test_a_worker_that_serves_another_pool(world: World) -> None:
 
 def test_a_worker_that_has_fallen_silent(world: World) -> None:
     now = datetime.now(UTC) + timedelta(minutes=10)
-    with PrefectApi(world.url, auth_string=LOGIN, timeout=60) as api:
+    with PrefectApi(world.url, auth_string=LOGIN, timeout=150) as api:
         api.clock = lambda: now  # type: ignore[method-assign] # ten minutes later
         told = examine(world.settings, api, world.project, "aae", clock=lambda: now)
         found = {check.name: check for check in told if not check.ok}
@@ -453,7 +453,7 @@ def test_runs_that_an_older_schedule_has_planned(world: World) -> None:
     # Prefect takes them away when a schedule is changed, unless its scheduler is just then making them.
     file = Path(world.environment["PREFECT_HOME"]) / "prefect.db"
     deployment = world.deployment()["id"]
-    with PrefectApi(world.url, auth_string=LOGIN, timeout=60) as api:
+    with PrefectApi(world.url, auth_string=LOGIN, timeout=150) as api:
         _wait(lambda: bool(api.planned(deployment)))
 
     def put(cron: str) -> None:

@@ -81,7 +81,7 @@ async def job(product: Bench) -> AsyncIterator[Job]:
     soon = IntervalSchedule(interval=interval, anchor_date=datetime.now(UTC) - timedelta(hours=1), timezone="UTC")
     deployment = await fetch_ad_data.to_deployment("six-hourly", schedule=soon)
     deployed = str(await deployment.aapply())
-    with PrefectApi(str(PREFECT_API_URL.value()), timeout=60) as api:
+    with PrefectApi(str(PREFECT_API_URL.value()), timeout=150) as api:
         api.call("POST", f"deployments/{deployed}/schedule", {})
         assert any(one.auto_scheduled for one in api.planned(deployed))
         yield Job(deployed, api)

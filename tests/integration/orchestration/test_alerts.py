@@ -102,7 +102,7 @@ class Bench:
     """A server, deployed to, and what talks to it."""
 
     def __init__(self, url: str, environment: dict[str, str], listener: Listener) -> None:
-        self.api = PrefectApi(url, timeout=60)
+        self.api = PrefectApi(url, timeout=150)
         self.environment = environment
         self.listener = listener
 

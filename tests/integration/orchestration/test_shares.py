@@ -56,7 +56,7 @@ def product(engine: Engine, redis_url: str, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def api() -> Iterator[PrefectApi]:
-    with PrefectApi(str(PREFECT_API_URL.value()), timeout=60) as it:
+    with PrefectApi(str(PREFECT_API_URL.value()), timeout=150) as it:
         yield it
 
 
