@@ -155,11 +155,10 @@ def publish(stores: Stores, account: Account, now: datetime, *, complete: bool) 
     version = transact(
         stores.engine, accounts.bump_data_version, account.id, through=now if complete else None, now=now
     )
-    before = stores.cache.get_frames(account, version - 1)
     window = _hot_window(account, now)
-    rows = 0 if before else look(stores.engine, metrics.hot_rows, account.id, **window, at_most=MOST_HOT_ROWS + 1)
+    rows = look(stores.engine, metrics.hot_rows, account.id, **window, at_most=MOST_HOT_ROWS + 1)
     if rows <= MOST_HOT_ROWS:
-        _publish_frames(stores, account, now, before)
+        _publish_frames(stores, account, now, stores.cache.get_frames(account, version - 1))
     return version
 
 

@@ -390,6 +390,12 @@ def test_a_huge_hot_window_is_not_published_and_read_from_the_tables_by_whoever_
     version = publish(stores, account, product.now(), complete=True)
     assert stores.cache.get_frames(account, version) is not None
 
+    # Nor is it read at all once it has outgrown what was published before.
+    monkeypatch.setattr("aae.jobs.fetch.MOST_HOT_ROWS", rows - 1)
+    monkeypatch.setattr("aae.storage.metrics.read_frames", None)
+    version = publish(stores, account, product.now(), complete=True)
+    assert stores.cache.get_frames(account, version) is None
+
 
 REVOKED = {
     Platform.META: "meta_token_revoked",
